@@ -1,0 +1,232 @@
+# Addresses: the path of MAIL and RCPT, read once.
+#
+# An address that was read is well formed, and nobody checks it again. It is kept as it was sent, the
+# local part being the business of the host that delivers (RFC 5321 §2.4), with two exceptions: a
+# source route is dropped, and an IPv6 literal has one spelling.
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from smtpproto._grammar import (
+    CONTROL,
+    DOMAIN,
+    DOT_STRING,
+    LITERAL,
+    MAX_LABEL,
+    QUOTED_STRING,
+    canonical_ipv6,
+    has_forbidden,
+    is_domain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Address", "RecipientDsn", "read_mailbox", "read_path"]
+
+MAX_MAILBOX: Final = 254  # octets: a path of 256 (RFC 5321 §4.5.3.1.3) less its brackets
+
+
+class RecipientDsn(NamedTuple):
+    """The recipient's part of RFC 3461: NOTIFY and ORCPT of RCPT."""
+
+    notify: list[str] | None = None
+    """When to report: NEVER, or some of SUCCESS, FAILURE, DELAY; None when nothing was said (§4.1)."""
+    orcpt: str | None = None
+    """Whom the message was first addressed to: `type;address`, decoded (§4.2)."""
+
+
+_NO_DSN: Final = RecipientDsn()
+
+
+class Address:
+    """A sender or a recipient. Two are equal when their text is, octet for octet."""
+
+    __slots__ = ("address", "args", "domain", "dsn", "local")
+
+    def __init__(self, address: str, local: str, domain: str) -> None:
+        self.address: str = address
+        """As sent, without a source route; "" is the null reverse-path `<>`."""
+        self.local: str = local
+        """What stands before the `@`, quotes included."""
+        self.domain: str = domain
+        """What stands behind it, a name or a literal in brackets; "" for `<>` and `<Postmaster>`."""
+        self.args: dict[str, str | Literal[True]] = {}
+        """The parameters of the command by upper-case keyword; True for one without a value."""
+        self.dsn: RecipientDsn = _NO_DSN
+        """NOTIFY and ORCPT; a sender has none."""
+
+    @property
+    def decoded(self) -> str:
+        """The address with `xn--` labels as Unicode: for people to read, not to be sent.
+
+        Equal to `address` if there is none, or one that is no proper A-label or hides something
+        (control or invisible characters, a second spelling of the same letters).
+        """
+        labels = self.domain.split(".")
+        unicode_labels = [label for label in map(_unicode_label, labels) if label is not None]
+        if unicode_labels == labels or len(unicode_labels) < len(labels):
+            return self.address
+        return f"{self.local}@{'.'.join(unicode_labels)}"
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Address):
+            return NotImplemented
+        return self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __repr__(self) -> str:
+        return f"<Address {self.address!r}>"
+
+
+def read_path(
+    argument: str, keyword: Literal["FROM", "TO"], *, lenient: bool = False
+) -> tuple[Address, str] | None:
+    """Read `FROM:<reverse-path>` or `TO:<forward-path>`: what stands behind the verb and one blank.
+
+    The address, and what follows its `>`, unread; None if the grammar has no place for it.
+    Characters outside ASCII are no fault here.
+    """
+    if lenient:
+        argument = BLANKS_BEFORE_COLON.sub(r"\1", argument)
+    match = PATHS[keyword].match(argument)
+    address = match and _path(*match.groups())
+    if address is None and lenient:
+        match = LENIENT_PATHS[keyword].match(argument)
+        address = match and _lenient_mailbox(*match.groups())
+    if match is None or address is None:
+        return None
+    return address, argument[match.end() :]
+
+
+def read_mailbox(text: str) -> Address | None:
+    """Read a mailbox that stands without brackets, as in the AUTH parameter (RFC 4954 §5)."""
+    match = MAILBOX.fullmatch(text)
+    return match and _mailbox(*match.groups())
+
+
+# --- patterns -----------------------------------------------------------------------------------
+
+# RFC 5321 §4.1.2   Mailbox = Local-part "@" (Domain / address-literal)
+#                   Local-part = Dot-string / Quoted-string
+# Groups: mailbox, local part, domain, the IPv6 address in it.
+MAILBOX: Final = re.compile(rf"(({DOT_STRING}|{QUOTED_STRING})@({DOMAIN}|{LITERAL}))")
+
+# RFC 5321 §4.1.2   A-d-l = At-domain *("," At-domain)   At-domain = "@" Domain
+# From the time before there was DNS: to be accepted and ignored (appendix C).
+_ROUTE: Final = rf"@({DOMAIN}(?:,@{DOMAIN})*):"
+
+# RFC 5321 §4.1.1.2   "MAIL FROM:" (Path / "<>")
+# RFC 5321 §4.1.1.3   "RCPT TO:" ("<Postmaster>" / Path)
+# Groups: source route, those of a mailbox, what stands in place of one. Blanks behind the colon are
+# against RFC 5321 §3.3, but many a client sends one.
+_FROM: Final = r"[Ff][Rr][Oo][Mm]: *+"
+_TO: Final = r"[Tt][Oo]: *+"
+_POSTMASTER: Final = r"[Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr]"
+PATHS: Final[Mapping[str, re.Pattern[str]]] = {
+    "FROM": re.compile(rf"{_FROM}<(?:(?:{_ROUTE})?{MAILBOX.pattern}|())>"),
+    "TO": re.compile(rf"{_TO}<(?:(?:{_ROUTE})?{MAILBOX.pattern}|({_POSTMASTER}))>"),
+}
+
+# What `lenient_addresses` takes besides: mailboxes without any rule for dots, labels, lengths.
+# Groups: as those of a mailbox.
+BLANKS_BEFORE_COLON: Final = re.compile(r"\A([A-Za-z]++) ++(?=:)")
+_LOOSE: Final = rf"[^ @<>\[\]{CONTROL}]++"
+_LOOSE_MAILBOX: Final = rf"(({_LOOSE})@({_LOOSE}|{LITERAL}))"
+LENIENT_PATHS: Final[Mapping[str, re.Pattern[str]]] = {
+    "FROM": re.compile(rf"{_FROM}<{_LOOSE_MAILBOX}>"),
+    "TO": re.compile(rf"{_TO}<{_LOOSE_MAILBOX}>"),
+}
+
+
+# --- what patterns cannot say -------------------------------------------------------------------
+
+
+def _path(  # noqa: PLR0917 - the groups of PATHS
+    route: str | None, mailbox: str, local: str, domain: str, ipv6: str | None, special: str | None
+) -> Address | None:
+    if special is not None:
+        return Address(special, special, "")
+    if route is not None and not all(map(is_domain, route.split(",@"))):
+        return None
+    return _mailbox(mailbox, local, domain, ipv6)
+
+
+def _mailbox(mailbox: str, local: str, domain: str, ipv6: str | None) -> Address | None:
+    if len(mailbox) > MAX_MAILBOX or not (mailbox.isascii() or _is_sound(mailbox, domain)):
+        return None
+    if ipv6 is None:
+        return Address(mailbox, local, domain)
+    address = _with_ipv6(local, ipv6)
+    # The one spelling of an IPv4-mapped address may be longer than another one of it.
+    if address is None or len(address.address.encode()) > MAX_MAILBOX:
+        return None
+    return address
+
+
+def _is_sound(mailbox: str, domain: str) -> bool:
+    """Whether a mailbox that is not ASCII keeps to the rules for characters and octets."""
+    return (
+        not has_forbidden(mailbox)
+        and len(mailbox.encode()) <= MAX_MAILBOX
+        and (domain.isascii() or is_domain(domain))
+    )
+
+
+def _lenient_mailbox(mailbox: str, local: str, domain: str, ipv6: str | None) -> Address | None:
+    if has_forbidden(mailbox):
+        return None
+    return Address(mailbox, local, domain) if ipv6 is None else _with_ipv6(local, ipv6)
+
+
+def _with_ipv6(local: str, ipv6: str) -> Address | None:
+    canonical = canonical_ipv6(ipv6)
+    if canonical is None:
+        return None
+    domain = f"[IPv6:{canonical}]"
+    return Address(f"{local}@{domain}", local, domain)
+
+
+# --- A-labels -----------------------------------------------------------------------------------
+
+# Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties) as far as `str.isprintable` lets
+# it pass, the blank braille pattern, and the full stop that IDNA 2003 takes for the one between labels.
+_HIDDEN: Final = re.compile(
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3002\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def _unicode_label(label: str) -> str | None:
+    """The label for people to read: an A-label as Unicode, any other as it is; None if it cannot be shown.
+
+    The `idna` codec is no choice: it knows IDNA 2003 only, which has no sharp s, and is slow.
+    """
+    ascii_label = label.lower()
+    if not ascii_label.startswith("xn--"):
+        return label
+    if len(label) > MAX_LABEL or not label.isascii():
+        return None
+    try:
+        text = ascii_label[4:].encode().decode("punycode")
+    except UnicodeError:
+        return None
+    return text if _is_u_label(text) and f"xn--{text.encode('punycode').decode()}" == ascii_label else None
+
+
+def _is_u_label(text: str) -> bool:
+    """RFC 5890 §2.3.2.1, without the tables of RFC 5892: other than ASCII, visible, its own normal form."""
+    return (
+        not text.isascii()
+        and text.isprintable()
+        and _HIDDEN.search(text) is None
+        and unicodedata.normalize("NFKC", text.lower()) == text
+        and not unicodedata.category(text[0]).startswith("M")  # would hang on the dot or the `@` before it
+    )

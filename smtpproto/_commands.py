@@ -1,0 +1,461 @@
+# Commands: what each verb does, and the gates before it.
+#
+# The gates are the same for every verb and stand in one place, in their order; what a verb needs
+# is a row of VERBS. A refused command changes nothing.
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from smtpproto import _catalogue as say
+from smtpproto._address import read_path
+from smtpproto._buffer import LineFault
+from smtpproto._decisions import Accept, Decision, Reject, decided_reply
+from smtpproto._events import (
+    CommandReceived,
+    Event,
+    ExpandRequested,
+    HelloReceived,
+    HelpRequested,
+    MailRequested,
+    NeedsStartTLS,
+    QuitReceived,
+    RcptRequested,
+    VerifyRequested,
+)
+from smtpproto._identity import xclient, xforward
+from smtpproto._login import auth, auth_line, login_failed, refuse_auth
+from smtpproto._message import data
+from smtpproto._parameters import ParameterRules, apply_mail_parameters, apply_rcpt_parameters
+from smtpproto._reply import Reply
+from smtpproto._session import Envelope
+from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from smtpproto._core import Core
+
+__all__ = [
+    "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
+    "rcpt_decided", "read_command", "verify_decided",
+]  # fmt: skip
+
+HELLO_NAME: Final = re.compile(r"[!-~]{1,255}")
+# A request line of HTTP/1 or the preface of HTTP/2: a browser was made to talk to us.
+HTTP_REQUEST: Final = re.compile(
+    r"(?:OPTIONS|GET|HEAD|POST|PUT|PATCH|DELETE|TRACE|CONNECT|PRI) [^ ]+ HTTP/[0-9.]+"
+)
+# A message header where a command belongs, for instance behind a refused DATA.
+HEADER_NAME: Final = re.compile(r"[!-9;-~]+:")
+OWN_VERB: Final = re.compile(r"[A-Z0-9-]+")
+
+FAULTS: Final[Mapping[LineFault, Reply]] = {
+    LineFault.INVALID: say.INVALID_CHARACTERS,
+    LineFault.TOO_LONG: say.LINE_TOO_LONG,
+    LineFault.AUTH_TOO_LONG: say.AUTH_LINE_TOO_LONG,
+}
+
+RULES: Final[Mapping[tuple[bool, bool], ParameterRules]] = {
+    (extended, accept): ParameterRules(extended=extended, accept_unknown=accept)
+    for extended in (False, True)
+    for accept in (False, True)
+}
+
+
+# --- lines --------------------------------------------------------------------------------------
+
+
+def read_command(core: Core) -> bool:
+    """Take one line, if there is one, and answer it; False when more input is needed."""
+    line = core.buffer.next_line()
+    if line is None:
+        return False
+    if isinstance(line, LineFault):
+        _answer_fault(core, line)
+    elif core.state is State.AUTH:
+        text = line.rstrip(" \t")
+        if HTTP_REQUEST.fullmatch(text):
+            core.say_last(say.HTTP, "HTTP request")
+        else:
+            auth_line(core, text)
+    else:
+        run_command(core, line.rstrip(" \t"))
+    return True
+
+
+def _answer_fault(core: Core, fault: LineFault) -> None:
+    if fault is LineFault.ENDLESS:
+        core.say_last(say.LINE_WITHOUT_END, "endless line")
+    elif core.state is State.AUTH:
+        # The exchange is over as well; its failure counts, and so does the fault.
+        core.unknown += 1
+        if core.unknown == core.options.max_unknown_commands:
+            core.say_last(say.TOO_MANY_UNKNOWN, "too many unrecognized commands")
+        else:
+            login_failed(core, FAULTS[fault])
+    else:
+        core.refuse_unknown(FAULTS[fault])
+
+
+def run_command(core: Core, text: str) -> None:
+    """Pass a command line through the gates and answer it."""
+    verb, _, argument = text.partition(" ")
+    command = VERBS.get(verb)
+    if command is None and verb.isascii():  # letters outside ASCII have no upper case here
+        verb = verb.upper()
+        command = VERBS.get(verb)
+    if command is None or verb in core.options.absent_commands:
+        _not_a_command(core, verb, argument, text)
+        return
+    if command.counted and core.one_unauthenticated_too_many():
+        return
+    refusal = _gate(core, command)
+    if refusal is None:
+        command.run(core, argument)
+    elif command.counted:
+        core.say(refusal)
+    else:
+        refuse_auth(core, refusal)
+    core.flush = command.ends_group
+
+
+def _gate(core: Core, command: Command) -> Reply | None:
+    """What the command needs and the session does not have."""
+    if command.needs_hello and core.state is State.GREETED:
+        return say.LHLO_FIRST if core.options.lmtp else say.HELO_FIRST
+    if command.needs_tls and core.options.needs_upgrade and not core.session.secure:
+        return say.UPGRADE_FIRST
+    if command.needs_login and core.needs_login():
+        return say.login_needed(core.options.auth_required_message)
+    return None
+
+
+def _not_a_command(core: Core, verb: str, argument: str, text: str) -> None:
+    if core.options.lmtp and verb in ("HELO", "EHLO"):
+        core.refuse_unknown(say.not_in_lmtp(verb))
+    elif HTTP_REQUEST.fullmatch(text):
+        core.say_last(say.HTTP, "HTTP request")
+    elif HEADER_NAME.fullmatch(verb):
+        core.say_last(say.NOT_SMTP, "a header where a command belongs")
+    elif CommandReceived in core.asks and verb not in VERBS and OWN_VERB.fullmatch(verb):
+        core.ask(CommandReceived(verb, argument, core.session))
+    else:
+        core.refuse_unknown(say.NOT_RECOGNIZED)
+
+
+def command_decided(core: Core, _event: CommandReceived, decision: Decision | None) -> None:
+    if decision is None:
+        core.refuse_unknown(say.NOT_RECOGNIZED)
+    elif not core.one_unauthenticated_too_many():
+        default = say.OK if isinstance(decision, Accept) else say.NOT_RECOGNIZED
+        _conclude(core, decision, default)
+
+
+# --- HELO, EHLO, LHLO ---------------------------------------------------------------------------
+
+
+def _hello(verb: str) -> Callable[[Core, str], None]:
+    def run(core: Core, argument: str) -> None:
+        if HELLO_NAME.fullmatch(argument) is None:
+            core.say(say.hello_syntax(verb))
+            return
+        event = HelloReceived(verb, argument, core.session)
+        if HelloReceived in core.asks:
+            core.ask(event)
+        else:
+            hello_decided(core, event, None)
+
+    return run
+
+
+def hello_decided(core: Core, event: HelloReceived, decision: Accept | Reject | None) -> None:
+    """Greet back and open the extensions (RFC 5321 §4.1.1.1)."""
+    if isinstance(decision, Reject):
+        core.conclude(say.uncoded(decided_reply(decision, say.HELLO_REFUSED)))
+        return
+    session = core.session
+    core.give_up_transaction(event.verb)
+    core.move(Step.HELLO)
+    session.opening_command = event.verb
+    session.host_name_appears_as = event.name.lower()
+    first = _hello_text(core) if decision is None or decision.text is None else decision.text
+    if event.verb == "HELO":
+        core.say(Reply(250, None, first if isinstance(first, str) else " ".join(first)))
+    else:
+        texts = [first] if isinstance(first, str) else list(first)
+        core.say(Reply(250, None, [*texts, *ehlo_lines(core)]))
+
+
+def _hello_text(core: Core) -> str:
+    """`%s` is the server's name, then the client's; any further one is nothing."""
+    parts = core.options.helo_response.split("%s")
+    names = [core.options.host, core.session.client_hostname]
+    filled = parts[0] + "".join(
+        (names[i] if i < len(names) else "") + part for i, part in enumerate(parts[1:])
+    )
+    return filled.strip() or core.options.host
+
+
+def ehlo_lines(core: Core) -> list[str]:
+    """The extensions on offer now, in their order."""
+    lines = [line for offer in OFFERS if (line := offer(core))]
+    return [*lines, *core.options.ehlo_keywords]
+
+
+def _offer_auth(core: Core) -> str:
+    options, session = core.options, core.session
+    usable = session.secure or (options.allow_insecure_auth and not options.needs_upgrade)
+    offered = options.has_auth and session.user is None and usable
+    return f"AUTH {' '.join(options.auth_methods)}" if offered else ""
+
+
+def _offer_starttls(core: Core) -> str:
+    hidden = core.options.hide_starttls or "STARTTLS" in core.options.absent_commands
+    return "" if hidden or core.session.secure or not core.tls_available else "STARTTLS"
+
+
+def _offer_xclient(core: Core) -> str:
+    offered = "XCLIENT" not in core.options.absent_commands and core.may_xclient()
+    return "XCLIENT NAME ADDR PORT PROTO HELO LOGIN" if offered else ""
+
+
+def _offer_xforward(core: Core) -> str:
+    offered = "XFORWARD" not in core.options.absent_commands and core.may_xforward()
+    return "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE" if offered else ""
+
+
+OFFERS: Final[tuple[Callable[[Core], str], ...]] = (
+    lambda core: "" if core.options.hide_pipelining else "PIPELINING",  # RFC 2920
+    lambda core: "" if core.options.hide_8bitmime else "8BITMIME",  # RFC 6152
+    lambda core: "" if core.options.hide_smtputf8 else "SMTPUTF8",  # RFC 6531
+    lambda core: "ENHANCEDSTATUSCODES" if core.coded else "",  # RFC 2034
+    lambda core: "" if core.options.hide_dsn else "DSN",  # RFC 3461
+    _offer_auth,  # RFC 4954
+    _offer_starttls,  # RFC 3207
+    lambda core: "REQUIRETLS" if core.session.secure and not core.options.hide_requiretls else "",  # RFC 8689
+    lambda core: f"SIZE {core.options.size}" if core.options.size and not core.options.hide_size else "",
+    _offer_xclient,
+    _offer_xforward,
+)
+
+
+# --- MAIL and RCPT ------------------------------------------------------------------------------
+
+
+def _mail(core: Core, argument: str) -> None:
+    """MAIL FROM:<reverse-path> [parameters] (RFC 5321 §4.1.1.2)."""
+    options, session = core.options, core.session
+    path = read_path(argument, "FROM", lenient=options.lenient_addresses)
+    if path is None:
+        core.say(say.BAD_SENDER)
+        return
+    if Step.MAIL not in AFTER[core.state]:
+        core.say(OUT_OF_ORDER[Step.MAIL][core.state])
+        return
+    address, rest = path
+    envelope = Envelope()
+    refusal = None
+    if rest:
+        refusal = apply_mail_parameters(rest, address, envelope, rules=_rules(core), secure=session.secure)
+    if refusal is None and not address.address.isascii() and _utf8_missing(core, envelope):
+        refusal = say.NEEDS_SMTPUTF8
+    if refusal is None and options.size and (envelope.declared_size or 0) > options.size:
+        refusal = say.too_large(options.size)
+    if refusal is not None:
+        core.say(refusal)
+        return
+    core.announce_client()
+    core.kept_envelope, session.envelope = session.envelope, envelope
+    core.ask(MailRequested(address, session))
+
+
+def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) -> None:
+    session = core.session
+    if isinstance(decision, Reject):
+        utf8 = session.envelope.smtp_utf8
+        session.envelope = core.kept_envelope
+        core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=utf8))
+        return
+    session.envelope.mail_from = event.address
+    core.move(Step.MAIL)
+    core.say(decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8))
+
+
+def _rcpt(core: Core, argument: str) -> None:
+    """RCPT TO:<forward-path> [parameters] (RFC 5321 §4.1.1.3)."""
+    options, session = core.options, core.session
+    path = read_path(argument, "TO", lenient=options.lenient_addresses)
+    if path is None:
+        core.say(say.BAD_RECIPIENT)
+        return
+    if Step.RCPT not in AFTER[core.state]:
+        core.say(OUT_OF_ORDER[Step.RCPT][core.state])
+        return
+    envelope = session.envelope
+    if options.max_recipients is not None and len(envelope.rcpt_to) >= options.max_recipients:
+        core.say(say.TOO_MANY_RECIPIENTS)
+        return
+    address, rest = path
+    refusal = apply_rcpt_parameters(rest, address, envelope, rules=_rules(core)) if rest else None
+    if refusal is None and not address.address.isascii() and _utf8_missing(core, envelope):
+        refusal = say.NEEDS_SMTPUTF8
+    if refusal is not None:
+        core.say(refusal)
+        return
+    core.ask(RcptRequested(address, session))
+
+
+def rcpt_decided(core: Core, event: RcptRequested, decision: Accept | Reject) -> None:
+    envelope = core.session.envelope
+    if isinstance(decision, Reject):
+        core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=envelope.smtp_utf8))
+        return
+    envelope.rcpt_to.append(event.address)
+    core.move(Step.RCPT)
+    core.say(decided_reply(decision, say.RECIPIENT_OK, utf8=envelope.smtp_utf8))
+
+
+def _rules(core: Core) -> ParameterRules:
+    return RULES[core.session.opening_command != "HELO", core.options.unknown_parameters == "accept"]
+
+
+def _utf8_missing(core: Core, envelope: Envelope) -> bool:
+    return core.options.require_smtputf8 and not envelope.smtp_utf8
+
+
+# --- the others ---------------------------------------------------------------------------------
+
+
+def _rset(core: Core, argument: str) -> None:
+    if argument:
+        core.say(say.RSET_SYNTAX)
+        return
+    core.give_up_transaction("RSET")
+    core.move(Step.RSET)
+    core.say(say.FLUSHED)
+
+
+def _noop(core: Core, _argument: str) -> None:
+    core.say(say.OK)
+
+
+def _quit(core: Core, argument: str) -> None:
+    if argument:
+        core.say(say.QUIT_SYNTAX)
+        return
+    core.say(say.BYE)
+    if QuitReceived in core.asks:
+        core.tell(QuitReceived())
+    core.close("quit")
+
+
+def _vrfy(core: Core, argument: str) -> None:
+    if not argument:
+        core.say(say.VRFY_SYNTAX)
+    elif VerifyRequested in core.asks:
+        core.ask(VerifyRequested(argument, core.session))
+    else:
+        core.say(say.CANNOT_VERIFY)
+
+
+def _expn(core: Core, argument: str) -> None:
+    if ExpandRequested not in core.asks:
+        core.refuse_unknown(say.NOT_IMPLEMENTED)
+    elif core.one_unauthenticated_too_many():
+        return
+    elif not argument:
+        core.say(say.EXPN_SYNTAX)
+    else:
+        core.ask(ExpandRequested(argument, core.session))
+
+
+def _help(core: Core, argument: str) -> None:
+    if HelpRequested in core.asks:
+        core.ask(HelpRequested(argument, core.session))
+    else:
+        core.say(say.HELP)
+
+
+def verify_decided(core: Core, _event: Event, decision: Accept | Reject) -> None:
+    _conclude(core, decision, say.CANNOT_VERIFY if isinstance(decision, Accept) else say.VERIFY_REFUSED)
+
+
+def expand_decided(core: Core, _event: Event, decision: Accept | Reject) -> None:
+    _conclude(core, decision, say.OK if isinstance(decision, Accept) else say.VERIFY_REFUSED)
+
+
+def help_decided(core: Core, _event: Event, decision: Accept | Reject) -> None:
+    _conclude(core, decision, say.HELP if isinstance(decision, Accept) else say.HELP_REFUSED)
+
+
+def _conclude(core: Core, decision: Decision, default: Reply) -> None:
+    if isinstance(decision, Accept | Reject):
+        core.conclude(decided_reply(decision, default, utf8=core.session.envelope.smtp_utf8))
+
+
+def _not_implemented(core: Core, _argument: str) -> None:
+    core.refuse_unknown(say.NOT_IMPLEMENTED)
+
+
+def _starttls(core: Core, argument: str) -> None:
+    """STARTTLS (RFC 3207)."""
+    if argument:
+        core.say(say.STARTTLS_SYNTAX)
+    elif core.session.secure:
+        core.say(say.TLS_ACTIVE)
+    elif not core.tls_available:
+        core.say(say.NO_TLS)
+    elif len(core.buffer):
+        # Octets behind STARTTLS in the clear were written by whoever sat on the wire. Answering
+        # them after the handshake would vouch for them (CVE-2011-0411).
+        core.say_last(say.DATA_BEHIND_STARTTLS, "data after STARTTLS")
+    else:
+        core.give_up_transaction("STARTTLS")
+        core.say(say.GO_TLS)
+        core.move(Step.STARTTLS)
+        core.start_timer("tls_handshake_timeout", core.options.tls_handshake_timeout)
+        core.ask(NeedsStartTLS())
+
+
+class Command(NamedTuple):
+    """A verb: what runs, what it needs, and how it counts."""
+
+    run: Callable[[Core, str], None]
+    needs_hello: bool = False
+    needs_tls: bool = False
+    """Refused by `needs_upgrade` while the session is not secure."""
+    needs_login: bool = False
+    counted: bool = True
+    """Counts as a command without a login; AUTH has a count of its own, QUIT none."""
+    ends_group: bool = False
+    """RFC 2920 §3.2: its reply, and all before it, must not wait for what follows."""
+
+
+UNIMPLEMENTED: Final = Command(_not_implemented, counted=False)
+
+VERBS: Final[Mapping[str, Command]] = {
+    "HELO": Command(_hello("HELO"), ends_group=True),
+    "EHLO": Command(_hello("EHLO"), ends_group=True),
+    "LHLO": Command(_hello("LHLO"), ends_group=True),
+    "MAIL": Command(_mail, needs_hello=True, needs_tls=True, needs_login=True),
+    "RCPT": Command(_rcpt, needs_hello=True, needs_login=True),
+    "DATA": Command(data, needs_hello=True, needs_login=True, ends_group=True),
+    "RSET": Command(_rset),
+    "NOOP": Command(_noop, ends_group=True),
+    "QUIT": Command(_quit, counted=False, ends_group=True),
+    "VRFY": Command(_vrfy, ends_group=True),
+    "HELP": Command(_help),
+    "AUTH": Command(auth, needs_hello=True, needs_tls=True, counted=False, ends_group=True),
+    "STARTTLS": Command(_starttls, ends_group=True),
+    "XCLIENT": Command(xclient, ends_group=True),
+    "XFORWARD": Command(xforward),
+    "EXPN": Command(_expn, counted=False, ends_group=True),
+    "TURN": UNIMPLEMENTED._replace(ends_group=True),
+    "ETRN": UNIMPLEMENTED,
+    "SEND": UNIMPLEMENTED,
+    "SOML": UNIMPLEMENTED,
+    "SAML": UNIMPLEMENTED,
+    "BDAT": UNIMPLEMENTED,
+}

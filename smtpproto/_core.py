@@ -1,0 +1,212 @@
+# The state that every command shares.
+#
+# A Core holds what one connection knows and the few verbs by which it changes: say, ask, move,
+# close. Commands, logins and messages are functions on it in files of their own; the public face
+# is Connection. Nothing here looks at a clock or knows who calls.
+
+from __future__ import annotations
+
+from enum import Enum, unique
+from typing import TYPE_CHECKING, Final
+
+from smtpproto import _catalogue as say
+from smtpproto._buffer import LineBuffer
+from smtpproto._events import (
+    ClientConnected,
+    ConnectionClosed,
+    DataAborted,
+    TimerChanged,
+    TransactionReset,
+)
+from smtpproto._session import Envelope
+from smtpproto._state import AFTER, BEGIN, IN_TRANSACTION, State, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from smtpproto._events import AbortReason, Event, TimerKind
+    from smtpproto._login import Exchange
+    from smtpproto._message import IncomingMessage
+    from smtpproto._options import Options
+    from smtpproto._proxy import ProxyReader
+    from smtpproto._reply import Reply
+    from smtpproto._session import Session
+
+__all__ = ["Core", "Signal"]
+
+# Octets that may wait behind an open question, beyond one line, before reading should pause.
+HIGH_WATER: Final = 64 * 1024
+
+
+@unique
+class Signal(Enum):
+    """What `next_event` returns when there is no event."""
+
+    NEED_DATA = "NEED_DATA"
+    """Send `data_to_send()`, then `receive_data` or `receive_eof`."""
+    PAUSED = "PAUSED"
+    """A question is open: `decide`, or `tls_established` after NeedsTLS and NeedsStartTLS."""
+    SEND = "SEND"
+    """Replies are due that must not wait: send `data_to_send()`, then ask for the next event."""
+    CLOSED = "CLOSED"
+    """ConnectionClosed was handed out; nothing comes any more."""
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+class Core:
+    """What one connection knows."""
+
+    __slots__ = (
+        "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events", "exchange",
+        "exchanges", "failed_logins", "flush", "high_water", "implicit_tls", "kept_envelope", "options",
+        "out", "peer", "proxy", "question", "refused", "session", "started", "state", "tls_available",
+        "transfer", "unauthenticated", "unknown", "xclient_done",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        options: Options,
+        session: Session,
+        *,
+        asks: AbstractSet[type[Event]],
+        tls_available: bool,
+        entropy: bytes,
+        started: int,
+    ) -> None:
+        self.options: Options = options
+        self.session: Session = session
+        self.asks: AbstractSet[type[Event]] = asks
+        self.tls_available: bool = tls_available
+        self.entropy: bytes = entropy
+        self.started: int = started
+        self.coded: bool = options.coded
+        self.implicit_tls: bool = options.secure and not options.secured
+        self.high_water: int = HIGH_WATER + max(options.max_line_length, options.max_auth_line_length)
+        self.peer: str = session.remote_address
+
+        self.state: State = BEGIN[Step.START]
+        self.buffer: LineBuffer = LineBuffer(options.max_line_length, options.max_auth_line_length)
+        self.out: list[bytes] = []
+        self.events: list[Event] = []
+        self.question: Event | None = None
+        self.flush: bool = False
+        self.eof: bool = False
+        self.draining: bool = False
+        self.refused: bool = False
+        self.connect_due: bool = True
+        self.xclient_done: bool = False
+
+        self.proxy: ProxyReader | None = None
+        self.exchange: Exchange | None = None
+        self.transfer: IncomingMessage | None = None
+        self.kept_envelope: Envelope = session.envelope
+
+        self.unknown: int = 0
+        self.unauthenticated: int = 0
+        self.failed_logins: int = 0
+        self.exchanges: int = 0
+
+    # --- the verbs -----------------------------------------------------------------------------
+
+    def say(self, reply: Reply) -> None:
+        """Queue a reply."""
+        if reply.code >= 400:  # noqa: PLR2004 - RFC 5321 §4.2.1: 4yz and 5yz are the failures
+            self.session.error = reply.text(coded=self.coded)
+        self.out.append(reply.encode(coded=self.coded))
+
+    def conclude(self, reply: Reply) -> None:
+        """Queue the reply an application chose; its 421 is a last word everywhere."""
+        self.say(reply)
+        if reply.code == 421:  # noqa: PLR2004 - RFC 5321 §4.2.2
+            self.close("refused with 421")
+
+    def say_last(self, reply: Reply, reason: str, abort: AbortReason = "connection_lost") -> None:
+        """Queue a reply and end the connection."""
+        self.say(reply)
+        self.close(reason, abort)
+
+    def tell(self, event: Event) -> None:
+        """Hand out an event that asks nothing."""
+        self.events.append(event)
+
+    def ask(self, event: Event) -> None:
+        """Hand out an event and stand still until it is decided."""
+        self.events.append(event)
+        self.question = event
+
+    def move(self, step: Step) -> None:
+        """Take a step of the state machine."""
+        self.state = AFTER[self.state][step]
+
+    def close(self, reason: str, abort: AbortReason = "connection_lost") -> None:
+        """End the connection: what was asked is withdrawn, what was kept is dropped."""
+        if self.state is State.CLOSED:
+            return
+        if self.question is not None and self.events and self.events[-1] is self.question:
+            self.events.pop()
+        if self.transfer is not None and not self.transfer.reader.finished:
+            self.tell(DataAborted(abort))
+        self.state = State.CLOSED
+        self.question = None
+        self.transfer = None
+        self.exchange = None
+        self.proxy = None
+        self.buffer.take_all()
+        self.tell(ConnectionClosed(reason))
+
+    # --- what several commands need ------------------------------------------------------------
+
+    def start_timer(self, kind: TimerKind, seconds: float | None) -> None:
+        if seconds is not None:
+            self.tell(TimerChanged(kind, seconds))
+
+    def stop_timer(self, kind: TimerKind, seconds: float | None) -> None:
+        if seconds is not None:
+            self.tell(TimerChanged(kind, None))
+
+    def reset_transaction(self) -> None:
+        """Begin a new envelope; the old one is replaced whole, so nothing can leak out of it."""
+        self.session.envelope = Envelope()
+        if self.session.x_forward:
+            self.session.x_forward = {}
+
+    def give_up_transaction(self, verb: str) -> None:
+        """The same for a transaction that ends before its message."""
+        if self.state in IN_TRANSACTION and TransactionReset in self.asks:
+            self.tell(TransactionReset(verb))
+        self.reset_transaction()
+
+    def announce_client(self) -> None:
+        """ClientConnected, once."""
+        if self.connect_due:
+            self.connect_due = False
+            self.tell(ClientConnected(self.session))
+
+    def may_xclient(self) -> bool:
+        return not self.xclient_done and self.peer in self.options.xclient_peers
+
+    def may_xforward(self) -> bool:
+        return not self.xclient_done and self.peer in self.options.xforward_peers
+
+    def needs_login(self) -> bool:
+        return self.options.login_required and self.session.user is None
+
+    def refuse_unknown(self, reply: Reply) -> None:
+        """Answer what is not a command; the one that reaches the limit gets the last word instead."""
+        self.unknown += 1
+        if self.unknown == self.options.max_unknown_commands:
+            self.say_last(say.TOO_MANY_UNKNOWN, "too many unrecognized commands")
+        else:
+            self.say(reply)
+
+    def one_unauthenticated_too_many(self) -> bool:
+        """Count a command without a login; True when it was the last one and has been answered."""
+        if not self.needs_login():
+            return False
+        self.unauthenticated += 1
+        if self.unauthenticated != self.options.max_allowed_unauthenticated_commands:
+            return False
+        self.say_last(say.TOO_MANY_UNAUTHENTICATED, "too many unauthenticated commands")
+        return True

@@ -1,0 +1,182 @@
+# Decisions: what the application answers to an event that asks.
+#
+# A decision that exists is well formed: codes and enhanced codes are checked when it is made, so
+# that a wrong one fails where it was written and not in the middle of a session.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from smtpproto._reply import ENHANCED, Reply, default_enhanced, default_text, split_enhanced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["ACCEPT", "Accept", "Challenge", "Decision", "Reject"]
+
+
+class Accept:
+    """Yes. Without fields: with the reply that the command has for success.
+
+    Raises ValueError for a code outside 200-299 or an enhanced code of another class.
+    """
+
+    __slots__ = ("code", "enhanced", "text", "user")
+
+    def __init__(
+        self,
+        code: int | None = None,
+        enhanced: str | None = None,
+        text: str | Iterable[str] | None = None,
+        *,
+        user: Any = None,
+    ) -> None:
+        _check("Accept", code, range(200, 300), enhanced, "2")
+        self.code: int | None = code
+        """None for the command's own; RCPT also takes 251 (RFC 5321 §3.4), a verb of your own any 2yz."""
+        self.enhanced: str | None = enhanced
+        """RFC 3463 code, None for the one that goes with the command."""
+        self.text: str | tuple[str, ...] | None = _frozen(text)
+        """One text or several lines; None for the command's own."""
+        self.user: Any = user
+        """AuthRequested only: who has logged in; must be true."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Accept):
+            return NotImplemented
+        return (self.code, self.enhanced, self.text, self.user) == (
+            other.code, other.enhanced, other.text, other.user,
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.code, self.enhanced, self.text))
+
+    def __repr__(self) -> str:
+        return f"Accept({self.code!r}, {self.enhanced!r}, {self.text!r}, user={self.user!r})"
+
+
+class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not an error of ours
+    """No. Without fields: with the reply that the place has for refusal.
+
+    May be returned from a hook or raised in it. A code of 421 also closes the connection.
+    Raises ValueError for a code outside 400-599 or an enhanced code of another class.
+    """
+
+    def __init__(
+        self,
+        code: int | None = None,
+        enhanced: str | None = None,
+        text: str | Iterable[str] | None = None,
+        *,
+        challenge: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check("Reject", code, range(400, 600), enhanced, "45")
+        super().__init__(code, enhanced, text)
+        self.code: int | None = code
+        """None for the place's own."""
+        self.enhanced: str | None = enhanced
+        """RFC 3463 code, None for the one that goes with the place or the code."""
+        self.text: str | tuple[str, ...] | None = _frozen(text)
+        """One text or several lines; None for the place's or the code's own."""
+        self.challenge: Mapping[str, Any] | None = challenge
+        """XOAUTH2 only: sent to the client as JSON before the refusal."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reject):
+            return NotImplemented
+        return (self.code, self.enhanced, self.text, self.challenge) == (
+            other.code, other.enhanced, other.text, other.challenge,
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.code, self.enhanced, self.text))
+
+    def __repr__(self) -> str:
+        return f"Reject({self.code!r}, {self.enhanced!r}, {self.text!r})"
+
+
+class Challenge:
+    """Not yet: send `data` as one more 334 of the SASL exchange (RFC 4954 §4)."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+            raise TypeError(f"Challenge takes bytes, not {type(data).__name__}")
+        self.data: bytes = data
+        """The octets before base64."""
+
+    def __eq__(self, other: object) -> bool:
+        return self.data == other.data if isinstance(other, Challenge) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+    def __repr__(self) -> str:
+        return f"Challenge(<{len(self.data)} octets>)"
+
+
+Decision = Accept | Reject | Challenge
+
+
+def decided_reply(
+    decision: Accept | Reject,
+    default: Reply,
+    *,
+    utf8: bool = False,
+    code_defaults: Mapping[int, str] | None = None,
+) -> Reply:
+    """The reply for a decision, where `default` is what the place says when nothing is said.
+
+    `code_defaults` are enhanced codes of the place that go before those of the code (§13.2 of the
+    behaviour: an on_data 550 is a 5.7.1).
+    """
+    code, enhanced, text = decision.code, decision.enhanced, decision.text
+    if code is None and text is None and enhanced is None:
+        return default
+    if code is None:
+        code = _code_like(enhanced, default.code)
+    if enhanced is None and text is not None:
+        texts = (text,) if isinstance(text, str) else text
+        enhanced, first = split_enhanced(code, texts[0]) if texts else (None, "")
+        text = (first, *texts[1:])
+    if enhanced is None:
+        if code == default.code:
+            enhanced = default.enhanced
+        else:
+            enhanced = (code_defaults or {}).get(code) or default_enhanced(code)
+    if text is None:
+        text = default.lines if code == default.code else default_text(code)
+    return Reply(code, enhanced, text, utf8=utf8)
+
+
+def _code_like(enhanced: str | None, code: int) -> int:
+    """The place's code, moved into the class of an enhanced code that came alone."""
+    if enhanced is None or int(enhanced[0]) == code // 100:
+        return code
+    return {2: 250, 4: 451, 5: 550}[int(enhanced[0])]
+
+
+def _check(kind: str, code: int | None, codes: range, enhanced: str | None, classes: str) -> None:
+    if code is not None and (type(code) is not int or code not in codes):
+        raise ValueError(f"{kind} takes a code from {codes.start} to {codes.stop - 1}, not {code!r}")
+    if enhanced is None:
+        return
+    if ENHANCED.fullmatch(enhanced) is None:
+        raise ValueError(f"{enhanced!r} is not an enhanced status code (RFC 3463 §2)")
+    allowed = classes if code is None else str(code)[0]
+    if enhanced[0] not in allowed:
+        raise ValueError(f"{kind}: enhanced code {enhanced} does not go with {code or 'class ' + classes}")
+
+
+def _frozen(text: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
+    if text is None or isinstance(text, str):
+        return text
+    lines = tuple(text)
+    if not all(isinstance(line, str) for line in lines):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a reply text is str or a list of str, not {lines!r}")
+    return lines
+
+
+ACCEPT: Final = Accept()
+"""The plain yes, shared: it costs nothing."""

@@ -1,0 +1,20 @@
+# What the application did wrong.
+#
+# The peer can never make the library raise: its mistakes are answered with replies. Everything
+# in this file is raised at the caller, at the moment of the mistake, and names both sides.
+
+from __future__ import annotations
+
+__all__ = ["ConfigurationError", "DecisionError", "LocalProtocolError"]
+
+
+class LocalProtocolError(Exception):
+    """The application used the core in a way the protocol's present state does not allow."""
+
+
+class DecisionError(LocalProtocolError):
+    """A decision came for a question that is not open, or one that it cannot answer."""
+
+
+class ConfigurationError(ValueError):
+    """Two options, or an option and what this machine has, cannot be had together."""

@@ -1,0 +1,103 @@
+# XCLIENT and XFORWARD (Postfix XCLIENT_README, XFORWARD_README).
+#
+# An entitled peer says who the client is. Trust is judged on the peer, never on what a peer has
+# said, and nothing is applied unless all of it is valid.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smtpproto import _catalogue as say
+from smtpproto._decisions import Accept, Reject, decided_reply
+from smtpproto._events import AuthRequested
+from smtpproto._reply import Reply
+from smtpproto._sasl import XClientCredentials
+from smtpproto._state import AFTER, OUT_OF_ORDER, Step
+from smtpproto._xclient import XCLIENT_ATTRIBUTES, XFORWARD_ATTRIBUTES, read_attributes
+
+if TYPE_CHECKING:
+    from smtpproto._core import Core
+    from smtpproto._decisions import Decision
+
+__all__ = ["xclient", "xclient_login_decided", "xforward"]
+
+
+def xclient(core: Core, argument: str) -> None:
+    """XCLIENT attribute=value ..."""
+    if not core.may_xclient():
+        core.say(say.NOT_ALLOWED)
+        return
+    if Step.XCLIENT not in AFTER[core.state]:
+        core.say(OUT_OF_ORDER[Step.XCLIENT][core.state])
+        return
+    attributes = read_attributes(argument, XCLIENT_ATTRIBUTES)
+    if isinstance(attributes, Reply):
+        core.say(attributes)
+        return
+    _apply(core, attributes)
+    login = attributes.get("LOGIN")
+    if login:
+        core.ask(AuthRequested(XClientCredentials(login), core.session))
+    else:
+        _greet_again(core)
+
+
+def xforward(core: Core, argument: str) -> None:
+    """XFORWARD attribute=value ...: for the application and its log, changes nothing else."""
+    if not core.may_xforward():
+        core.say(say.NOT_ALLOWED)
+        return
+    if Step.XCLIENT not in AFTER[core.state]:
+        core.say(OUT_OF_ORDER[Step.XCLIENT][core.state])
+        return
+    attributes = read_attributes(argument, XFORWARD_ATTRIBUTES)
+    if isinstance(attributes, Reply):
+        core.say(attributes)
+        return
+    if not core.session.x_forward:
+        # The first one of a transaction makes all that it does not name unavailable.
+        core.session.x_forward = dict.fromkeys(XFORWARD_ATTRIBUTES)
+    core.session.x_forward.update(attributes)
+    core.say(say.OK)
+
+
+def xclient_login_decided(core: Core, decision: Decision) -> None:
+    """LOGIN names a user who is to be taken as logged in, if the application agrees."""
+    if isinstance(decision, Accept) and decision.user:
+        core.session.user = decision.user
+        _greet_again(core)
+        return
+    refusal = decision if isinstance(decision, Reject) else Reject()
+    said = decided_reply(refusal, say.XCLIENT_LOGIN_REFUSED)
+    temporary = said.code // 100 == 4  # noqa: PLR2004 - RFC 5321 §4.2.1
+    core.say(said if temporary else Reply(550, "5.7.8", said.lines))
+    core.close("XCLIENT LOGIN refused")
+
+
+def _apply(core: Core, attributes: dict[str, str | None]) -> None:
+    session = core.session
+    kept = session.x_client
+    kept.setdefault("ADDR:DEFAULT", session.remote_address)
+    kept.setdefault("NAME:DEFAULT", session.client_hostname)
+    kept.setdefault("PORT:DEFAULT", str(session.remote_port))
+    session.x_client = {**kept, **attributes}
+    address, name, port = attributes.get("ADDR"), attributes.get("NAME"), attributes.get("PORT")
+    if address is not None:
+        session.remote_address = address
+        session.client_hostname = f"[{address}]"
+        core.xclient_done = True
+    if "NAME" in attributes:
+        session.client_hostname = f"[{session.remote_address}]" if name is None else name.lower()
+    if port is not None:
+        session.remote_port = int(port)
+    session.user = None
+    session.opening_command = ""
+    session.host_name_appears_as = ""
+    core.reset_transaction()
+
+
+def _greet_again(core: Core) -> None:
+    core.move(Step.XCLIENT)
+    if core.xclient_done:
+        core.announce_client()
+    core.say(Reply(220, None, core.options.greeting))

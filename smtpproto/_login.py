@@ -1,0 +1,195 @@
+# AUTH (RFC 4954).
+#
+# An exchange exists from an AUTH that passed its checks to the reply that ends it; whatever the
+# outcome but 235, the session is as it was before. Mechanisms know their dialogue and nothing
+# else; who may log in is the application's to say.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from smtpproto import _catalogue as say
+from smtpproto._decisions import Accept, Challenge, Decision, Reject, decided_reply
+from smtpproto._events import AuthRequested
+from smtpproto._reply import Reply, challenge_line
+from smtpproto._sasl import AuthRequest, built_in_mechanism, challenge_text, decode_base64
+from smtpproto._state import AFTER, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from smtpproto._core import Core
+    from smtpproto._sasl import Credentials, Mechanism
+
+__all__ = ["Exchange", "auth", "auth_line", "login_decided", "login_failed"]
+
+
+class Exchange:
+    """A SASL exchange on its way."""
+
+    __slots__ = ("credentials", "last_word", "mechanism")
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self.mechanism: Mechanism = mechanism
+        self.credentials: Credentials | None = None
+        """Set while the application itself asks for more (Challenge)."""
+        self.last_word: Reply | None = None
+        """Set when the exchange has failed and only waits for the client's next line."""
+
+
+def auth(core: Core, argument: str) -> None:
+    """AUTH mechanism [initial-response]."""
+    words = argument.split()
+    refusal = _refusal(core, words)
+    if refusal is not None:
+        refuse_auth(core, refusal)
+        return
+    name = words[0].upper()
+    mechanism = _mechanism(core, name)
+    if mechanism.server_first and len(words) > 1:
+        refuse_auth(core, say.no_initial_response(name))
+        return
+    core.exchange = Exchange(mechanism)
+    core.move(Step.AUTH)
+    if len(words) == 1:
+        _step(core, None)
+    else:
+        _respond(core, words[1], initial=True)
+
+
+def refuse_auth(core: Core, reply: Reply) -> None:
+    """An AUTH that never began an exchange counts as one more command without a login."""
+    if not core.one_unauthenticated_too_many():
+        core.say(reply)
+
+
+def _refusal(core: Core, words: list[str]) -> Reply | None:
+    return next((reply for holds, reply in _REFUSALS if holds(core, words)), None)
+
+
+def _mechanism(core: Core, name: str) -> Mechanism:
+    factory = core.options.sasl_mechanisms.get(name)
+    if factory is not None:
+        return factory(core.session)
+    core.exchanges += 1  # a challenge serves one exchange only
+    challenge = challenge_text(core.entropy, core.exchanges, core.started, core.options.host)
+    return built_in_mechanism(name, challenge=challenge)
+
+
+def auth_line(core: Core, line: str) -> None:
+    """A line of the client within the exchange."""
+    exchange = core.exchange
+    if exchange is not None and exchange.last_word is not None:
+        _fail(core, exchange.last_word)
+    elif line == "*":
+        _fail(core, say.AUTH_CANCELLED)
+    else:
+        _respond(core, line, initial=False)
+
+
+def login_failed(core: Core, reply: Reply) -> None:
+    """End the exchange for a line that was not one."""
+    _fail(core, reply)
+
+
+def _respond(core: Core, text: str, *, initial: bool) -> None:
+    response = decode_base64(text, initial=initial)
+    if response is None:
+        _fail(core, say.BAD_BASE64)
+    else:
+        _step(core, response)
+
+
+def _step(core: Core, response: bytes | None) -> None:
+    exchange = core.exchange
+    if exchange is None:
+        return
+    if exchange.credentials is not None:
+        exchange.credentials.response = response
+        core.ask(AuthRequested(exchange.credentials, core.session))
+        return
+    result = exchange.mechanism.step(response)
+    if isinstance(result, AuthRequest):
+        core.ask(AuthRequested(result.credentials, core.session))
+    else:
+        _answer(core, result)
+
+
+def login_decided(core: Core, event: AuthRequested, decision: Decision) -> None:
+    """The application has judged the credentials."""
+    exchange = core.exchange
+    if exchange is None:
+        return
+    if isinstance(decision, Challenge):
+        exchange.credentials = event.auth
+    elif isinstance(decision, Reject) or not decision.user:
+        refusal = decision if isinstance(decision, Reject) else None
+        more = exchange.mechanism.refused(refusal)
+        if more is not None:
+            exchange.last_word = decided_reply(refusal or Reject(), _invalid(exchange))
+            decision = more
+        elif refusal is None:
+            decision = Reject()
+    _answer(core, decision)
+
+
+def _invalid(exchange: Exchange) -> Reply:
+    """What a refusal without words says; some mechanisms have their own."""
+    text = exchange.mechanism.refusal_text
+    return say.LOGIN_REFUSED if text is None else Reply(535, "5.7.8", text)
+
+
+def _answer(core: Core, decision: Decision) -> None:
+    match decision:
+        case Challenge():
+            core.out.append(challenge_line(decision.data))
+            core.buffer.continuation = True
+        case Reject():
+            _fail(core, decided_reply(decision, say.LOGIN_REFUSED))
+        case Accept():
+            if not decision.user:
+                _fail(core, say.LOGIN_REFUSED)
+                return
+            _end(core)
+            core.session.user = decision.user
+            core.conclude(decided_reply(decision, say.LOGIN_OK))
+
+
+def _fail(core: Core, reply: Reply) -> None:
+    """End the exchange without a login; a temporary fault is not held against the client."""
+    _end(core)
+    if reply.code // 100 == 4:  # noqa: PLR2004 - RFC 5321 §4.2.1: temporary
+        if reply.code == 421 or not core.one_unauthenticated_too_many():  # noqa: PLR2004
+            core.conclude(reply)
+        return
+    core.failed_logins += 1
+    if core.failed_logins == core.options.max_auth_attempts:
+        core.say_last(say.TOO_MANY_FAILED_LOGINS, "too many failed authentication attempts")
+    else:
+        core.say(reply)
+
+
+def _end(core: Core) -> None:
+    core.exchange = None
+    core.buffer.continuation = False
+    core.move(Step.AUTH_END)
+
+
+def _known(core: Core, words: list[str]) -> bool:
+    return words[0].isascii() and words[0].upper() in core.options.auth_methods
+
+
+def _in_clear(core: Core) -> bool:
+    return not core.session.secure and not core.options.allow_insecure_auth
+
+
+# Why an AUTH does not begin an exchange, in the order in which it is looked at.
+_REFUSALS: Final[tuple[tuple[Callable[[Core, list[str]], bool], Reply], ...]] = (
+    (lambda core, _words: core.session.opening_command == "HELO", say.EHLO_FIRST),
+    (lambda core, _words: core.session.user is not None, say.LOGGED_IN),
+    (lambda core, _words: Step.AUTH not in AFTER[core.state], say.IN_TRANSACTION),
+    (lambda _core, words: not words, say.NO_MECHANISM),
+    (lambda core, words: not _known(core, words), say.UNKNOWN_MECHANISM),
+    (lambda core, _words: _in_clear(core), say.AUTH_NEEDS_TLS),
+    (lambda _core, words: len(words) > 2, say.AUTH_SYNTAX),  # noqa: PLR2004 - mechanism, initial response
+)

@@ -1,0 +1,176 @@
+# The message: DATA, its octets, and the reply to it.
+#
+# No octet of a message is kept here beyond the few that may be part of its end. What is handed
+# on is what was sent, unstuffed; whether it is accepted is said once, after its end and after
+# the application's decision, and the library's own refusals go before that decision.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from smtpproto import _catalogue as say
+from smtpproto._body import DotReader
+from smtpproto._decisions import Accept, Reject, decided_reply
+from smtpproto._errors import DecisionError
+from smtpproto._events import DataAborted, DataChunk, DataFinished, DataRequested, DataStarted
+from smtpproto._state import AFTER, OUT_OF_ORDER, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from smtpproto._core import Core
+    from smtpproto._reply import Reply
+
+__all__ = ["IncomingMessage", "data", "data_decided", "message_decided", "read_message"]
+
+BARE_NEWLINES: Final = Reject(550, "5.6.0", say.BARE_NEWLINES.lines)
+
+FIRST_PIECE: Final = 4096  # octets of a message that are looked at before any others
+
+# A hook that refuses a message with a bare 550 does so as a matter of policy.
+MESSAGE_ENHANCED: Final[Mapping[int, str]] = {550: "5.7.1"}
+
+
+class IncomingMessage:
+    """A message on its way in, as far as it has come: live, to be read by anybody."""
+
+    __slots__ = ("delivered", "doomed", "limit", "reader", "size")
+
+    def __init__(self, *, size: int | None, enforce: bool, reject_bare_newlines: bool) -> None:
+        self.reader: DotReader = DotReader(reject_bare_newlines=reject_bare_newlines)
+        self.size: int | None = size
+        self.limit: int | None = size if enforce else None
+        self.delivered: int = 0
+        self.doomed: bool = False
+
+    @property
+    def byte_length(self) -> int:
+        """Octets so far after unstuffing, those dropped included."""
+        return self.reader.byte_length
+
+    @property
+    def complete(self) -> bool:
+        """The end of data was seen."""
+        return self.reader.finished
+
+    @property
+    def size_exceeded(self) -> bool:
+        """`byte_length` is over the option `size`."""
+        return self.size is not None and self.reader.byte_length > self.size
+
+    @property
+    def refusal(self) -> Reject | None:
+        """What the library itself will answer; the newline goes before the size."""
+        if self.doomed:
+            return BARE_NEWLINES
+        if self.limit is not None and self.size_exceeded:
+            return Reject(552, "5.3.4", say.too_large(self.limit).lines)
+        return None
+
+    def __repr__(self) -> str:
+        return f"<IncomingMessage {self.byte_length} octets{'' if self.complete else ' so far'}>"
+
+    def clip(self, content: bytes) -> bytes:
+        """What of `content` is within the limit; octets beyond it are only counted."""
+        if self.limit is None:
+            return content
+        room = self.limit - self.delivered
+        self.delivered += len(content)
+        return content if len(content) <= room else content[: max(room, 0)]
+
+
+def data(core: Core, argument: str) -> None:
+    """DATA (RFC 5321 §4.1.1.4)."""
+    if argument:
+        core.say(say.DATA_SYNTAX)
+    elif Step.DATA not in AFTER[core.state]:
+        core.say(OUT_OF_ORDER[Step.DATA][core.state])
+    elif DataRequested in core.asks:
+        core.ask(DataRequested(core.session))
+    else:
+        _start(core)
+
+
+def data_decided(core: Core, _event: DataRequested, decision: Accept | Reject) -> None:
+    if isinstance(decision, Reject):
+        core.conclude(decided_reply(decision, say.DATA_REFUSED, utf8=core.session.envelope.smtp_utf8))
+    else:
+        _start(core)
+
+
+def _start(core: Core) -> None:
+    options = core.options
+    core.say(say.SEND_DATA)
+    core.move(Step.DATA)
+    core.transfer = IncomingMessage(
+        size=options.size,
+        enforce=options.enforce_size,
+        reject_bare_newlines=options.bare_newlines == "reject",
+    )
+    core.tell(DataStarted(core.session, core.transfer))
+    core.start_timer("data_timeout", options.data_timeout)
+
+
+def read_message(core: Core) -> bool:
+    """Take what has come in; False when there was nothing."""
+    transfer = core.transfer
+    if transfer is None:
+        return False
+    reader = transfer.reader
+    # Little at first: what lies behind a short message in the same feed goes back into the buffer.
+    octets = core.buffer.take(max(FIRST_PIECE, reader.byte_length))
+    if not octets:
+        return False
+    content = transfer.clip(reader.feed(octets))
+    if content:
+        core.events.append(DataChunk(content))
+    if reader.doomed and not transfer.doomed:
+        transfer.doomed = True
+        core.tell(DataAborted("bare_newline"))
+    if reader.finished:
+        core.buffer.unread(reader.rest)
+        core.stop_timer("data_timeout", core.options.data_timeout)
+        core.ask(DataFinished(reader.byte_length, transfer.size_exceeded, transfer.refusal))
+    return True
+
+
+def message_decided(
+    core: Core, event: DataFinished, decision: Accept | Reject | Sequence[Accept | Reject]
+) -> None:
+    """Answer the message: once in SMTP, once for each accepted recipient in LMTP (RFC 2033 §4.2)."""
+    replies = _replies(core, event, decision)
+    session = core.session
+    core.transfer = None
+    core.flush = False  # its reply may go with those of the commands behind it
+    core.move(Step.END_OF_DATA)
+    for reply in replies:
+        core.conclude(reply)
+        if reply.code == 421:  # noqa: PLR2004 - the last word is said once
+            break
+    session.transaction += 1
+    core.unknown = 0
+    core.reset_transaction()
+
+
+def _replies(
+    core: Core, event: DataFinished, decision: Accept | Reject | Sequence[Accept | Reject]
+) -> Sequence[Reply]:
+    lmtp = core.options.lmtp
+    recipients = len(core.session.envelope.rcpt_to) if lmtp else 1
+    if event.refusal is not None:
+        return [_reply(core, event.refusal)] * recipients
+    if isinstance(decision, Accept | Reject):
+        return [_reply(core, decision)] * recipients
+    if not lmtp:
+        raise DecisionError(f"a list of {len(decision)} decisions does not answer {event!r}: SMTP takes one")
+    if len(decision) != recipients:
+        raise DecisionError(f"{len(decision)} decisions do not answer {recipients} accepted recipients")
+    return [_reply(core, each) for each in decision]
+
+
+def _reply(core: Core, decision: Accept | Reject) -> Reply:
+    utf8 = core.session.envelope.smtp_utf8
+    if isinstance(decision, Reject):
+        return decided_reply(decision, say.MESSAGE_REFUSED, utf8=utf8, code_defaults=MESSAGE_ENHANCED)
+    default = say.QUEUED_FOR_RECIPIENT if core.options.lmtp else say.QUEUED
+    return decided_reply(decision, default, utf8=utf8)
