@@ -1,0 +1,206 @@
+# The command line: what can be said, and what it comes to.
+#
+# Only this file knows click. Every fault of the user ends here as one line and exit status 2.
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+import smtpproto
+from smtpproto_cli._faults import Fault
+from smtpproto_cli._journal import Journal, log_to_stderr
+from smtpproto_cli._runtimes import RUNTIMES
+from smtpproto_cli._service import Place, Service
+from smtpproto_cli._settings import Settings
+from smtpproto_cli._sinks import Discarding, Printing, Storing
+from smtpproto_cli._text import one_line
+from smtpproto_cli._users import Users
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from smtpproto_cli._sinks import Sink
+
+__all__ = ["run"]
+
+HOST: Final = "127.0.0.1"  # nobody else's mail by accident
+PORT: Final = 2525
+MAILDIR: Final = "mail"
+ABORTED: Final = 130  # 128 + SIGINT
+
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_version = click.version_option(smtpproto.__version__, prog_name="smtpproto", message="%(prog)s %(version)s")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say, None for those of the process; return the exit status."""
+    try:
+        status: object = command.main(arguments, prog_name="smtpproto", standalone_mode=False)
+    except click.exceptions.Abort:
+        return ABORTED
+    except click.UsageError as error:
+        return _complain(f"{error.format_message()} (see: {_command_path(error)} --help)")
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except Fault as fault:
+        return _complain(str(fault))
+    finally:
+        _let_go_of_output()
+    return status if isinstance(status, int) else 0
+
+
+@click.group(context_settings=_SETTINGS, no_args_is_help=False)
+@_version
+def command() -> None:
+    """Receive mail over SMTP and LMTP."""
+
+
+@command.command()
+@click.option("--host", show_default=HOST, help="Address or name to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), show_default=str(PORT), help="Port; 0 for one that is free."
+)
+@click.option("--unix", metavar="PATH", help="Listen on a unix socket instead.")
+@click.option("--runtime", type=click.Choice(list(RUNTIMES)), default="asyncio", show_default=True)
+@click.option(
+    "--maildir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    show_default=f"./{MAILDIR}",
+    help="Store messages in this Maildir, made if need be.",
+)
+@click.option("--print", "printing", is_flag=True, help="Print messages instead.")
+@click.option("--discard", is_flag=True, help="Drop messages instead.")
+@click.option("--no-trace", is_flag=True, help="Store messages without Return-Path, Delivered-To, Received.")
+@click.option("--config", metavar="FILE.toml", type=_FILE, help="Options of the server, name = value.")
+@click.option(
+    "--set",
+    "assignments",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set one option of the server; wins over --config. May be repeated.",
+)
+@click.option(
+    "--user",
+    "users",
+    metavar="NAME:PASSWORD",
+    multiple=True,
+    help="Somebody who may log in; with users, mail needs a login. May be repeated.",
+)
+@click.option("--tls-cert", metavar="FILE", type=_FILE, help="Certificate chain, PEM.")
+@click.option("--tls-key", metavar="FILE", type=_FILE, help="Its private key, PEM, if the chain has none.")
+@click.option("--implicit-tls", is_flag=True, help="TLS from the first octet instead of STARTTLS.")
+@click.option("--lmtp", is_flag=True, help="LMTP instead of SMTP.")
+@click.option("-v", "--verbose", is_flag=True, help="Log what goes on to the standard error output.")
+@_version
+def serve(
+    *,
+    host: str | None,
+    port: int | None,
+    unix: str | None,
+    runtime: str,
+    maildir: Path | None,
+    printing: bool,
+    discard: bool,
+    no_trace: bool,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    users: tuple[str, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    implicit_tls: bool,
+    lmtp: bool,
+    verbose: bool,
+) -> None:
+    """Receive mail and store it in ./mail, until SIGINT or SIGTERM.
+
+    Options of the server are those of smtpproto_server.Options. A value is TOML or plain text:
+    size=10485760, banner=hello, use_proxy=10.0.0.0/8,127.0.0.1, socket_timeout=none.
+
+    By default STARTTLS works with a certificate made for the occasion. Logging in needs TLS
+    unless allow_insecure_auth=true is set.
+    """
+    log_to_stderr(verbose=verbose)
+    place = _place(host, port, unix)
+    settings = Settings()
+    if config is not None:
+        settings.read_file(config)
+    flags: dict[str, Any] = {
+        "--tls-cert": tls_cert, "--tls-key": tls_key,
+        "--implicit-tls": implicit_tls or None, "--lmtp": lmtp or None,
+    }  # fmt: skip
+    for flag, value in flags.items():
+        if value is not None:
+            settings.put(_OPTION_OF[flag], value, flag)
+    for each in assignments:
+        settings.read_assignment(each)
+    if tls_key is not None and settings.values.get("cert") is None:
+        raise Fault("--tls-key belongs to a certificate; add --tls-cert")
+    hooks = _login(settings, Users(users))
+    settings.default(sync_hooks="inline")  # on_auth is quick; on_data has its thread in any case
+    # First without, because a directory is only made when everything else is well.
+    options = settings.options(**hooks)
+    journal = Journal()
+    sink = _sink(maildir, journal, printing=printing, discard=discard, trace=not no_trace, name=options.name)
+    options = settings.options(**hooks, on_data=sink.on_data)
+    RUNTIMES[runtime](Service(options, place, settings=settings, journal=journal))
+
+
+_OPTION_OF: Final = {
+    "--tls-cert": "cert", "--tls-key": "key", "--implicit-tls": "secure", "--lmtp": "lmtp",
+}  # fmt: skip
+
+
+def _place(host: str | None, port: int | None, unix: str | None) -> Place:
+    if unix is not None and (host is not None or port is not None):
+        raise Fault("--unix cannot be had together with --host or --port; leave one out")
+    if host == "":
+        raise Fault("--host is empty; for all addresses of this machine say 0.0.0.0 or ::")
+    if unix == "":
+        raise Fault("--unix is empty; give the path of the socket")
+    return Place(HOST if host is None else host, PORT if port is None else port, unix)
+
+
+def _login(settings: Settings, users: Users) -> dict[str, Any]:
+    """The hook for logins. Without users nobody can log in, so nobody is asked to."""
+    if users:
+        return {"on_auth": users.on_auth}
+    if settings.values.get("auth_optional") is False:
+        raise Fault("auth_optional=false needs somebody who can log in; add --user name:password")
+    settings.default(auth_optional=True, auth_methods=())
+    return {}
+
+
+def _sink(
+    maildir: Path | None, journal: Journal, *, printing: bool, discard: bool, trace: bool, name: str
+) -> Sink:
+    if (maildir is not None) + printing + discard > 1:
+        raise Fault("--maildir, --print and --discard exclude each other; choose one")
+    if printing:
+        return Printing(journal)
+    if discard:
+        return Discarding(journal)
+    return Storing(Path(MAILDIR) if maildir is None else maildir, journal, trace=trace, name=name)
+
+
+def _command_path(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx else "smtpproto"
+
+
+def _complain(text: str) -> int:
+    sys.stderr.write(f"smtpproto: {one_line(text)}\n")
+    return 2
+
+
+def _let_go_of_output() -> None:
+    """A reader that went away is no fault of ours; the interpreter would complain at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

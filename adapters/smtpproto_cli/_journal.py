@@ -1,0 +1,155 @@
+# What the command tells its user: that it is ready, and each message.
+#
+# On the standard output one line for each fact, and what begins in the first column is ours: the
+# text of a message, where it is printed, is indented, so no mail can look like one of our lines.
+# Everything a client said goes through `visible`. The log goes to the standard error output.
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from io import TextIOWrapper
+from typing import IO, TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+from rich.text import Text
+
+from smtpproto_cli._text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from smtpproto import Session
+
+__all__ = ["Journal", "address_text", "log_to_stderr"]
+
+INDENT: Final = "  "
+MAX_SHOWN: Final = 10  # recipients on one line
+PIECE: Final = 8192  # characters of a line of a message that are handled at once
+_LOG: Final = logging.getLogger("smtpproto")
+
+
+class Journal:
+    """Writes to the standard output, from any thread."""
+
+    __slots__ = ("_console", "_lock")
+
+    def __init__(self) -> None:
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:
+            # An address may hold what the encoding of the output does not.
+            reconfigure(errors="backslashreplace")
+        self._console: Console = Console(highlight=False, markup=False, emoji=False)
+        self._lock: threading.Lock = threading.Lock()
+
+    def ready(self, addresses: Iterable[tuple[str, int] | str]) -> None:
+        """Say where the server listens; programs wait for this line, so it is never coloured."""
+        places = ", ".join(map(address_text, addresses))
+        with self._lock:
+            _write([f"listening on {visible(places)}\n"])
+
+    def message(self, session: Session, size: int, stored: str) -> None:
+        """Say that the session's present message was taken.
+
+        It has been taken: an output that cannot be written does not change that, and is only logged.
+        """
+        try:
+            with self._lock:
+                _write([self._line(session, size, stored)])
+        except OSError as error:
+            _LOG.warning("cannot write to standard output: %s", error.strerror)
+
+    def printed(self, session: Session, size: int, content: IO[bytes]) -> None:
+        """Say the same, and print the message. Raises OSError if that cannot be done."""
+        with self._lock:
+            _write([self._line(session, size, "printed")])
+            _write(_indented(content))
+
+    def _line(self, session: Session, size: int, stored: str) -> str:
+        text = Text(no_wrap=True)
+        for name, value in _facts(session, size, stored):
+            text.append(f"{' ' if text else ''}{name}=", "dim").append(visible(value))
+        # Not printed by the console: that would end the process with the reader of a pipe.
+        with self._console.capture() as capture:
+            self._console.print(text, soft_wrap=True)
+        return capture.get()
+
+
+def address_text(address: tuple[str, int] | str) -> str:
+    """`127.0.0.1:2525`, `[::1]:2525`, or the path of a unix socket."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Send the log to the standard error output: warnings and errors, or all of ours."""
+    handler: logging.Handler
+    if sys.stderr is not None and sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison] - None if closed
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, markup=False, highlighter=NullHighlighter()
+        )
+        handler.setFormatter(_Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    _LOG.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+class _Formatter(logging.Formatter):
+    """Records as text that cannot drive the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n\t")
+
+
+def _write(pieces: Iterable[str]) -> None:
+    """Write and flush; nothing happens if the standard output was closed from the start."""
+    output = sys.stdout
+    if output is None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the caller's shell
+        return
+    output.writelines(pieces)
+    output.flush()
+
+
+def _facts(session: Session, size: int, stored: str) -> Iterator[tuple[str, str]]:
+    envelope = session.envelope
+    sender = envelope.mail_from
+    yield "id", f"{session.id}-{session.transaction}"  # as in the Received line
+    yield "from", f"<{sender or ''}>"
+    yield "to", _some([f"<{recipient}>" for recipient in envelope.rcpt_to])
+    yield "size", str(size)
+    yield "tls", _tls(session)
+    yield "user", "-" if session.user is None else str(session.user)
+    yield "stored", stored
+
+
+def _some(recipients: list[str]) -> str:
+    more = len(recipients) - MAX_SHOWN
+    return ",".join(recipients[:MAX_SHOWN]) + (f",+{more} more" if more > 0 else "")
+
+
+def _tls(session: Session) -> str:
+    if session.tls_options is not None:
+        return session.tls_options["version"]
+    return "upstream" if session.secure else "no"
+
+
+def _indented(content: IO[bytes]) -> Iterator[str]:
+    """The lines of a message, each behind the indent; a long one comes in pieces."""
+    text = TextIOWrapper(content, "utf-8", "backslashreplace", newline="\r\n")
+    begins = True
+    while piece := text.readline(PIECE):
+        line = piece.removesuffix("\r\n")
+        yield (INDENT if begins else "") + visible(line, keep="\t")
+        begins = line is not piece
+        if begins:
+            yield "\n"
+    if not begins:
+        yield "\n"
+    text.detach()  # or it would close what is the caller's

@@ -1,0 +1,639 @@
+# The server loop: one connection from the first octet to the last, written once.
+#
+# A generator of effects drives the core: it says when to read, to write and to call a hook, and
+# an adapter does it. It is a complete server without I/O; tests feed it lists. What came of an
+# effect returns as a value, and no `finally` in this file yields.
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from smtpproto import (
+    ACCEPT,
+    AuthRequested,
+    ClientConnected,
+    CommandReceived,
+    ConnectionClosed,
+    ConnectRequested,
+    DataAborted,
+    DataChunk,
+    DataFinished,
+    DataRequested,
+    DataStarted,
+    DecisionError,
+    Event,
+    ExpandRequested,
+    HelloReceived,
+    HelpRequested,
+    MailRequested,
+    NeedsStartTLS,
+    NeedsTLS,
+    RcptRequested,
+    Reject,
+    SecureRequested,
+    Signal,
+    State,
+    TimerChanged,
+    VerifyRequested,
+)
+from smtpproto_server._effects import Ask, Close, Deliver, Failed, Outcome, Pull, Receive, Send
+from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results
+from smtpproto_server._stream import MessageBody, StreamAborted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from smtpproto import Connection, Decision, Session, TimerKind
+    from smtpproto_server._effects import Effect
+    from smtpproto_server._server import ServerCore
+    from smtpproto_server._tls import TlsChannel
+
+__all__ = ["Serving"]
+
+LAST_WORDS: Final = 5.0  # seconds that sending the end of a session may take
+LINGER: Final = 1.0  # seconds for a client that still sends to read our last reply
+LINGER_OCTETS: Final = 256 * 1024
+DEFAULT_WINDOW: Final = 60.0  # seconds over which min_data_rate is judged without socket_timeout
+
+
+class Serving:
+    """One connection being served.
+
+    Run `run()` as a generator of effects; call `stop` from outside it to end the session.
+    """
+
+    __slots__ = (
+        "_ask", "_body", "_channel", "_clock", "_close_reason", "_command_deadline", "_core",
+        "_data_left", "_deadlines", "_deliver", "_finished", "_receive", "_send", "_server",
+        "_stop_seen", "_window_left", "_window_octets", "counted", "stopping",
+    )  # fmt: skip
+
+    def __init__(self, server: ServerCore, core: Connection, clock: Callable[[], float]) -> None:
+        self._server: ServerCore = server
+        self._core: Connection = core
+        self._clock: Callable[[], float] = clock
+        self._channel: TlsChannel | None = None
+        self._deadlines: dict[TimerKind, float] = {}
+        self._command_deadline: float | None = None
+        self._data_left: float | None = None
+        self._window_left: float = 0.0
+        self._window_octets: int = 0
+        self._body: MessageBody | None = None
+        self._finished: DataFinished | None = None
+        self._close_reason: str = ""
+        self._stop_seen: int = 0
+        self.stopping: int = 0
+        """0 go on, 1 end when the transaction has ended, 2 end now."""
+        self.counted: bool = True
+        self._receive: Receive = Receive()
+        self._send: Send = Send()
+        self._deliver: Deliver = Deliver()
+        self._ask: Ask = Ask(self._output)
+
+    @property
+    def session(self) -> Session:
+        """The session being served."""
+        return self._core.session
+
+    @property
+    def expendable(self) -> bool:
+        """Nothing would be lost by cancelling what runs now: `stop(now=True)` was called."""
+        return self.stopping > 1
+
+    def stop(self, *, now: bool = False) -> None:
+        """Ask for the end. The adapter then resumes a waiting Receive or Send with STOPPED, and
+        with `now` cancels a hook that runs.
+        """
+        self.stopping = max(self.stopping, 2 if now else 1)
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    def run(self) -> Generator[Effect, Any, None]:
+        """Serve the connection; the adapter closes the socket when the generator ends."""
+        core = self._core
+        try:
+            while (event := core.next_event()) is not Signal.CLOSED:
+                yield from self._react(event)
+        except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
+            self._server.report(error, "socket", self.session)
+            core.connection_lost()
+            self._close_reason = "internal error"
+        yield from self._say_goodbye()
+        yield _CLOSE
+        self._server.closed(self, self._close_reason)
+        hook = self._server.hook("on_close")
+        if hook is not None:
+            result = yield from self._call("on_close", hook, (self.session,))
+            self._judge("on_close", result)
+
+    def _react(self, event: Event | Signal) -> Generator[Effect, Any, None]:
+        if event is Signal.NEED_DATA:
+            return self._wait_for_peer()
+        if event is Signal.SEND:
+            return self._flush()
+        if isinstance(event, Event) and type(event) in _HOOK_OF:
+            name, *fields = _HOOK_OF[type(event)]
+            return self._ask_hook(event, name, *(getattr(event, field) for field in fields))
+        return self._reactions.get(type(event), _ignore)(self, event)
+
+    # --- octets ---------------------------------------------------------------------------------
+
+    def _output(self) -> bytes:
+        """What is ready for the peer, encrypted if it must be."""
+        data = self._core.data_to_send()
+        channel = self._channel
+        if channel is None:
+            return data
+        if data:
+            channel.write(data)
+        return channel.outgoing()
+
+    def _flush(self) -> Generator[Effect, Any, None]:
+        data = self._output()
+        if data:
+            yield from self._transmit(data)
+
+    def _transmit(self, data: bytes) -> Generator[Effect, Any, None]:
+        send = self._send
+        send.data = data
+        limit = self._core.options.socket_timeout
+        send.deadline = None if limit is None else self._clock() + limit
+        result = yield send
+        while result is Outcome.STOPPED:
+            # Its reply is on the way; the loop sees the stop at the next boundary.
+            if self.expendable:
+                self._core.connection_lost()
+                return
+            send.data = b""
+            result = yield send
+        if result is Outcome.LOST:
+            self._core.connection_lost()
+        elif result is Outcome.TIMED_OUT:
+            self._core.timeout("socket_timeout")
+
+    def _wait_for_peer(self) -> Generator[Effect, Any, None]:
+        """Send what is ready, then give the core the next octets, or what came instead."""
+        core = self._core
+        data = self._output()
+        if data:
+            yield from self._transmit(data)
+        if self.stopping > self._stop_seen:
+            self._pass_on_stop()
+            return
+        if self._channel is not None and self._take_decrypted(self._channel):
+            return
+        now = self._clock()
+        kind = self._next_deadline(now)
+        result = yield self._receive
+        if core.in_message:
+            self._account(now, result)
+        if isinstance(result, bytes):
+            self._take(result)
+        elif result is Outcome.TIMED_OUT and kind is not None and kind != "min_data_rate":
+            core.timeout(kind)
+        elif result is Outcome.LOST:
+            core.connection_lost()
+
+    def _take(self, data: bytes) -> None:
+        """Octets from the socket, b"" at their end."""
+        core, channel = self._core, self._channel
+        if channel is None:
+            if data:
+                core.receive_data(data)
+            else:
+                core.receive_eof()
+            return
+        if data:
+            channel.receive(data)
+        else:
+            channel.receive_eof()
+        if not self._take_decrypted(channel) and not data:
+            core.receive_eof()
+
+    def _take_decrypted(self, channel: TlsChannel) -> bool:
+        """Pass on what the TLS layer has ready; False when it needs more octets first."""
+        try:
+            plain = channel.read()
+        except ssl.SSLError as error:
+            self._server.log.debug("%s: TLS failed: %s", self.session.id, error)
+            self._core.connection_lost()
+            return True
+        if plain:
+            self._core.receive_data(plain)
+        elif channel.closed:
+            self._core.receive_eof()
+        return bool(plain) or channel.closed
+
+    def _pass_on_stop(self) -> None:
+        self._stop_seen = self.stopping
+        self._core.shutdown(now=self.expendable)
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def _next_deadline(self, now: float) -> TimerKind | None:
+        """Set the deadline of the next Receive; return what runs out then."""
+        core = self._core
+        options = core.options
+        limit = options.socket_timeout
+        kind: TimerKind | None = None
+        deadline = _NEVER
+        if limit is not None:
+            kind, deadline = "socket_timeout", now + limit
+        if core.line_pending:
+            if self._command_deadline is None and options.command_timeout is not None:
+                self._command_deadline = now + options.command_timeout
+            if self._command_deadline is not None and self._command_deadline < deadline:
+                kind, deadline = "command_timeout", self._command_deadline
+        else:
+            self._command_deadline = None
+        in_data = core.in_message
+        for other, at in self._deadlines.items():
+            if at < deadline and not (in_data and other == "session_timeout"):
+                kind, deadline = other, at
+        if in_data:
+            if self._data_left is not None and now + self._data_left < deadline:
+                kind, deadline = "data_timeout", now + self._data_left
+            if options.min_data_rate is not None and now + self._window_left < deadline:
+                kind, deadline = "min_data_rate", now + self._window_left
+        self._receive.deadline = None if kind is None else deadline
+        return kind
+
+    def _account(self, since: float, result: Any) -> None:
+        """Charge the wait for the peer to the message it belongs to."""
+        waited = self._clock() - since
+        if self._data_left is not None:
+            self._data_left -= waited
+        rate = self._core.options.min_data_rate
+        if rate is None:
+            return
+        self._window_left -= waited
+        if isinstance(result, bytes):
+            self._window_octets += len(result)
+        if self._window_left > 0:
+            return
+        window = self._core.options.socket_timeout or DEFAULT_WINDOW
+        if self._window_octets < rate * window:
+            self._core.timeout("min_data_rate")
+        self._window_left, self._window_octets = window, 0
+
+    def _timer_changed(self, event: TimerChanged) -> Generator[Effect, Any, None]:
+        if event.kind == "data_timeout":
+            self._data_left = event.seconds
+        elif event.kind not in _HELD_BY_LOOP:
+            if event.seconds is None:
+                self._deadlines.pop(event.kind, None)
+            else:
+                self._deadlines[event.kind] = self._clock() + event.seconds
+        return _nothing()
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        name: str,
+        hook: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        watch: bool = False,
+        body: MessageBody | None = None,
+    ) -> Generator[Effect, Any, Any]:
+        ask = self._ask
+        ask.name, ask.hook, ask.args, ask.watch, ask.body = name, hook, args, watch, body
+        ask.seconds = self._server.options.hook_timeout
+        ask.lookup = False
+        result = yield ask
+        return result
+
+    def _judge(self, name: str, result: Any) -> Reject | None:
+        """Report a hook that failed; None when it did not."""
+        if isinstance(result, Failed):
+            error: BaseException = result.exception
+            if isinstance(error, Reject):
+                return error
+            self._server.report(error, "hook", self.session)
+        elif result is Outcome.TIMED_OUT:
+            self._server.report(TimeoutError(f"{name} took longer than hook_timeout"), "hook", self.session)
+        else:
+            return None
+        return failure(name)
+
+    def _ask_hook(
+        self, event: Event, name: str, *args: Any, before_greeting: bool = False
+    ) -> Generator[Effect, Any, None]:
+        """Put the event's question to a hook and give the core its decision."""
+        hook = self._server.hook(name)
+        core = self._core
+        result: Any = None
+        if hook is not None:
+            result = yield from self._call(name, hook, args, watch=before_greeting)
+            if not (yield from self._still_asked(event, result)):
+                return
+        if before_greeting:
+            yield from self._poll()
+            if core.question is not event:
+                return
+        if hook is None:
+            core.decide(NOT_IMPLEMENTED if name == "on_auth" else ACCEPT)
+        else:
+            self._decide(name, result, event.auth if isinstance(event, AuthRequested) else None)
+
+    def _still_asked(self, event: Event, result: Any) -> Generator[Effect, Any, bool]:
+        """False when the answer no longer matters: the peer is gone, or the session was ended."""
+        core = self._core
+        if result is Outcome.LOST:
+            core.connection_lost()
+        elif result is Outcome.INTERRUPTED:
+            yield from self._poll()
+        if self.stopping > self._stop_seen:
+            self._pass_on_stop()
+        return core.question is event
+
+    def _decide(self, name: str, result: Any, auth: Any = None) -> None:
+        core = self._core
+        decision: Decision | None = self._judge(name, result)
+        if decision is None:
+            try:
+                core.decide(read_result(name, result, auth))
+            except (DecisionError, TypeError) as error:
+                self._server.report(error, "hook", self.session)
+                core.decide(failure(name))
+        else:
+            core.decide(decision)
+
+    def _poll(self) -> Generator[Effect, Any, None]:
+        """Take what the client has sent by now, without waiting."""
+        self._receive.deadline = self._clock()
+        result = yield self._receive
+        if isinstance(result, bytes):
+            self._take(result)
+        elif result is Outcome.LOST:
+            self._core.connection_lost()
+
+    # --- before the greeting --------------------------------------------------------------------
+
+    def _connect(self, event: ConnectRequested) -> Generator[Effect, Any, None]:
+        server, core = self._server, self._core
+        if server.options.early_talker_delay:
+            yield from self._hold_back(server.options.early_talker_delay)
+        if core.question is event:
+            yield from self._find_name(event)
+        if core.question is event:
+            yield from self._ask_hook(event, "on_connect", event.session, before_greeting=True)
+
+    def _hold_back(self, delay: float) -> Generator[Effect, Any, None]:
+        core = self._core
+        asked = core.question
+        until = self._clock() + delay
+        limit = self._deadlines.get("greeting_timeout")
+        self._receive.deadline = until if limit is None else min(until, limit)
+        result = yield self._receive
+        if isinstance(result, bytes) and result:
+            self._take(result)
+        elif result is Outcome.LOST:
+            core.connection_lost()
+        elif result is Outcome.STOPPED:
+            self._stop_seen = self.stopping
+            core.shutdown(now=True)
+        elif result is Outcome.TIMED_OUT and limit is not None and limit < until:
+            core.timeout("greeting_timeout")
+        elif result == b"":
+            core.receive_eof()
+        if core.question is asked and self._clock() < until and isinstance(result, bytes) and result:
+            yield from self._hold_back(until - self._clock())
+
+    def _find_name(self, event: ConnectRequested) -> Generator[Effect, Any, None]:
+        server, core = self._server, self._core
+        options = server.options
+        ip = event.session.remote_address
+        if not ip or options.disable_reverse_lookup:
+            return
+        ask = self._ask
+        ask.name, ask.hook, ask.args, ask.watch, ask.body = "resolver", server.reverse, (ip,), True, None
+        ask.seconds, ask.lookup = options.reverse_lookup_timeout, True
+        result = yield ask
+        if result is Outcome.STOPPED or (self.stopping and not self._stop_seen):
+            self._stop_seen = self.stopping
+            core.shutdown(now=True)
+        elif (yield from self._still_asked(event, result)):
+            name = server.checked_name(ip, result)
+            if name:
+                core.set_client_hostname(name)
+
+    def _secure(self, event: SecureRequested) -> Generator[Effect, Any, None]:
+        ssl_object = self._channel.ssl_object if self._channel else None
+        before_greeting = self._core.state is State.ARRIVED
+        return self._ask_hook(event, "on_secure", ssl_object, event.session, before_greeting=before_greeting)
+
+    def _connected(self, event: ClientConnected) -> Generator[Effect, Any, None]:
+        self._server.connected(event.session)
+        return _nothing()
+
+    # --- TLS --------------------------------------------------------------------------------------
+
+    def _handshake(self, event: NeedsTLS | NeedsStartTLS) -> Generator[Effect, Any, None]:
+        core = self._core
+        yield from self._flush()
+        if core.question is not event:
+            return
+        channel = self._server.contexts.channel()
+        if isinstance(event, NeedsTLS) and event.data:
+            channel.receive(event.data)
+        while True:
+            try:
+                done = channel.handshake()
+            except (ssl.SSLError, ssl.CertificateError) as error:
+                yield from self._handshake_failed(channel, error)
+                return
+            octets = channel.outgoing()
+            if octets:
+                yield from self._transmit(octets)
+            if core.question is not event:
+                return
+            if done:
+                self._channel = channel
+                core.tls_established(channel.details())
+                return
+            if not (yield from self._handshake_octets(event, channel)):
+                return
+
+    def _handshake_octets(
+        self, event: NeedsTLS | NeedsStartTLS, channel: TlsChannel
+    ) -> Generator[Effect, Any, bool]:
+        """Wait for the client's part; False when the handshake is over without success."""
+        core = self._core
+        if self.stopping > self._stop_seen:
+            self._pass_on_stop()
+            return False
+        kind = self._next_deadline(self._clock())
+        result = yield self._receive
+        if isinstance(result, bytes):
+            if result:
+                channel.receive(result)
+            else:
+                channel.receive_eof()
+            return True
+        if result is Outcome.TIMED_OUT and kind is not None:
+            core.timeout(kind)
+            self._server.report(TimeoutError("TLS handshake timed out"), "tls", self.session)
+        elif result is Outcome.LOST:
+            core.connection_lost()
+            self._server.report(ConnectionError("lost in the TLS handshake"), "tls", self.session)
+        return core.question is event
+
+    def _handshake_failed(self, channel: TlsChannel, error: Exception) -> Generator[Effect, Any, None]:
+        """No reply and no way back to plaintext (RFC 3207 §4.1); only TLS's own alert is sent."""
+        octets = channel.outgoing()
+        if octets:
+            yield from self._transmit(octets)
+        self._core.connection_lost()
+        self._server.report(error, "tls", self.session)
+
+    # --- the message ------------------------------------------------------------------------------
+
+    def _message(self, event: DataStarted) -> Generator[Effect, Any, None]:
+        """Let on_data pull the message, drain what it leaves, and answer."""
+        server = self._server
+        window = self._core.options.socket_timeout or DEFAULT_WINDOW
+        self._window_left, self._window_octets = window, 0
+        self._finished = None
+        body = self._body = MessageBody(event.message)
+        hook = server.hook("on_data")
+        result: Any = None
+        if hook is not None:
+            result = yield from self._call("on_data", hook, (event.session,), body=body)
+            while isinstance(result, Pull):
+                self._deliver.data = (yield from self._next_chunk()) or b""
+                result = yield self._deliver
+            body.ended = True
+            if result is Outcome.LOST:
+                self._core.connection_lost()
+        if self.stopping > self._stop_seen:
+            self._pass_on_stop()
+        while self._finished is None and (yield from self._next_chunk()) is not None:
+            pass  # what the hook did not want is read and dropped
+        self._body = None
+        if self._finished is not None and self._core.question is self._finished:
+            self._answer_message(body, result)
+
+    def _next_chunk(self) -> Generator[Effect, Any, bytes | None]:
+        """The next octets of the message; b"" where it ends or is aborted, None when all is over."""
+        core, body = self._core, self._body
+        if body is None:
+            return None
+        while self._finished is None:
+            event = core.next_event()
+            if isinstance(event, DataChunk):
+                return event.data
+            if event is Signal.NEED_DATA:
+                yield from self._wait_for_peer()
+            elif isinstance(event, DataFinished):
+                self._finished = event
+            elif isinstance(event, DataAborted):
+                body.aborted = event.reason
+                return b""
+            elif isinstance(event, TimerChanged):
+                self._timer_changed(event)
+            elif isinstance(event, ConnectionClosed):
+                self._note_end(event)
+            elif event is Signal.CLOSED:
+                return None
+        return b""
+
+    def _answer_message(self, body: MessageBody, result: Any) -> None:
+        core = self._core
+        refusal = body.message.refusal
+        aborted = isinstance(result, Failed) and isinstance(result.exception, StreamAborted)
+        if refusal is not None and aborted:
+            core.decide(refusal)
+            return
+        if isinstance(result, list | tuple) and core.options.lmtp:
+            self._answer_each(result)
+        else:
+            self._decide("on_data", result)
+
+    def _answer_each(self, results: Any) -> None:
+        core = self._core
+        try:
+            decisions, wrong = read_results(results, len(core.session.envelope.rcpt_to))
+            core.decide(decisions)
+        except (DecisionError, TypeError) as error:
+            self._server.report(error, "hook", self.session)
+            core.decide(failure("on_data"))
+            return
+        if wrong:
+            self._server.report(ValueError(wrong), "hook", self.session)
+
+    def _note_end(self, event: ConnectionClosed) -> Generator[Effect, Any, None]:
+        self._close_reason = event.reason
+        return _nothing()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _say_goodbye(self) -> Generator[Effect, Any, None]:
+        """Send what is left, and see that a client which is still talking can read it."""
+        data = self._output()
+        if self._channel is not None and self._close_reason not in _PEER_IS_GONE:
+            self._channel.close()
+            data += self._channel.outgoing()
+        if not data:
+            return
+        send = self._send
+        send.data, send.last = data, self._close_reason not in _PEER_KNOWS
+        deadline = send.deadline = self._clock() + LAST_WORDS
+        result = yield send
+        while result is Outcome.STOPPED:
+            send.data = b""
+            result = yield send
+        if result is not None or not send.last:
+            return
+        # Closing on unread octets would reset the connection, and the reset may overtake the reply.
+        self._receive.deadline = min(deadline, self._clock() + LINGER)
+        octets = 0
+        while octets < LINGER_OCTETS:
+            result = yield self._receive
+            if result is Outcome.STOPPED:
+                continue
+            if not isinstance(result, bytes) or not result:
+                return
+            octets += len(result)
+
+    _reactions: ClassVar[Mapping[type[object], Callable[[Serving, Any], Generator[Effect, Any, None]]]] = {
+        TimerChanged: _timer_changed,
+        NeedsTLS: _handshake,
+        NeedsStartTLS: _handshake,
+        ConnectRequested: _connect,
+        SecureRequested: _secure,
+        ClientConnected: _connected,
+        DataStarted: _message,
+        ConnectionClosed: _note_end,
+    }
+
+
+_CLOSE: Final = Close()
+_NEVER: Final = float("inf")
+_HELD_BY_LOOP: Final = frozenset({"socket_timeout", "command_timeout", "min_data_rate"})
+_PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
+_PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
+
+# Events whose question is simply put to a hook: its name, and the fields that are its arguments.
+_HOOK_OF: Final[Mapping[type[object], tuple[str, ...]]] = {
+    AuthRequested: ("on_auth", "auth", "session"),
+    MailRequested: ("on_mail_from", "address", "session"),
+    RcptRequested: ("on_rcpt_to", "address", "session"),
+    HelloReceived: ("on_helo", "verb", "name", "session"),
+    DataRequested: ("on_data_start", "session"),
+    VerifyRequested: ("on_vrfy", "argument", "session"),
+    ExpandRequested: ("on_expn", "argument", "session"),
+    HelpRequested: ("on_help", "argument", "session"),
+    CommandReceived: ("on_command", "verb", "argument", "session"),
+}
+
+
+def _nothing() -> Generator[Effect, Any, None]:
+    return
+    yield  # a generator without effects
+
+
+def _ignore(_serving: Serving, _event: Any) -> Generator[Effect, Any, None]:
+    return _nothing()

@@ -1,0 +1,100 @@
+# Listening sockets, the same for every runtime.
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+__all__ = ["bind_tcp", "bind_unix", "listener_address"]
+
+ANY_PORT_TRIES: Final = 20
+
+
+def bind_tcp(host: str | None, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host`, all on one port; None is every interface.
+
+    Raises OSError if one cannot be bound.
+    """
+    wanted = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in wanted))
+    # With port 0 the first address gets a free port that the others may find taken.
+    tries = ANY_PORT_TRIES if port == 0 and len(addresses) > 1 else 1
+    while True:
+        try:
+            return _bind_all(addresses, port, backlog, wildcard=not host)
+        except OSError:
+            tries -= 1
+            if not tries:
+                raise
+
+
+def _bind_all(
+    addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]],
+    port: int,
+    backlog: int,
+    *,
+    wildcard: bool,
+) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError:
+                if wildcard and family == socket.AF_INET6:  # a machine without IPv6
+                    continue
+                raise
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address[0], port, *address[2:]))
+            port = sock.getsockname()[1]
+            sock.listen(backlog)
+            sock.settimeout(0)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def bind_unix(path: str, backlog: int) -> socket.socket:
+    """A listening unix socket; a socket file that nobody listens on any more is replaced."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_stale(path):
+            with contextlib.suppress(FileNotFoundError):
+                Path(path).unlink()
+        sock.bind(path)
+        sock.listen(backlog)
+        sock.settimeout(0)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    try:
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return False
+    except OSError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def listener_address(sock: socket.socket) -> tuple[str, int] | str:
+    """`(host, port)`, or the path of a unix socket."""
+    name = sock.getsockname()
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else str(name)  # pyright: ignore[reportUnknownArgumentType]

@@ -1,0 +1,150 @@
+# The message as a hook reads it.
+#
+# A stream pulls: nothing is read from the peer for it before the hook asks, so there is no queue
+# to fill and no mark to watch. It ends at the end of the message or raises; it never just stops.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from smtpproto import IncomingMessage, Reject
+
+__all__ = ["AsyncStream", "MessageBody", "Stream", "StreamAborted"]
+
+
+class StreamAborted(Exception):  # noqa: N818 - says what happened, as the event of the core does
+    """The rest of the message will not come; what has come must not be kept.
+
+    `reason` is "connection_lost", "timeout", "shutdown" or "bare_newline".
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason: str = reason
+
+
+class MessageBody:
+    """What the loop and the streams over one message share."""
+
+    __slots__ = ("aborted", "ended", "message")
+
+    def __init__(self, message: IncomingMessage) -> None:
+        self.message: IncomingMessage = message
+        self.aborted: str | None = None
+        """Why no more will come."""
+        self.ended: bool = False
+        """The hook has returned: nobody may read any more."""
+
+    def check(self, chunk: bytes) -> bytes:
+        if not chunk and self.aborted is not None:
+            raise StreamAborted(self.aborted)
+        return chunk
+
+    def check_open(self) -> None:
+        if self.ended and self.aborted is None:
+            raise RuntimeError("the stream belongs to on_data, which has returned")
+        self.check(b"")
+
+
+class _Facts:
+    """What both streams tell of the message."""
+
+    __slots__ = ("_body", "_rest")
+
+    def __init__(self, body: MessageBody) -> None:
+        self._body: MessageBody = body
+        self._rest: bytes = b""
+
+    @property
+    def byte_length(self) -> int:
+        """Octets so far after unstuffing, discarded ones included; live."""
+        return self._body.message.byte_length
+
+    @property
+    def size_exceeded(self) -> bool:
+        """`byte_length` is over the option `size`; live."""
+        return self._body.message.size_exceeded
+
+    @property
+    def complete(self) -> bool:
+        """The end of data was seen."""
+        return self._body.message.complete
+
+    @property
+    def refusal(self) -> Reject | None:
+        """What will be answered whatever the hook returns; final once `complete`."""
+        return self._body.message.refusal
+
+    def _split(self, chunk: bytes, n: int) -> bytes:
+        if n < 0 or len(chunk) <= n:
+            return chunk
+        self._rest = chunk[n:]
+        return chunk[:n]
+
+
+class Stream(_Facts):
+    """For plain hooks: iterate, or `read`. Raises StreamAborted when the message breaks off."""
+
+    __slots__ = ("_pull",)
+
+    def __init__(self, body: MessageBody, pull: Callable[[], bytes]) -> None:
+        super().__init__(body)
+        self._pull: Callable[[], bytes] = pull
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self._next()
+        if not chunk:
+            raise StopIteration
+        return chunk
+
+    def read(self, n: int = -1) -> bytes:
+        """Up to `n` octets as they come, b"" at the end; without `n` all there are."""
+        if n >= 0:
+            return self._split(self._next(), n)
+        return b"".join(self)
+
+    def _next(self) -> bytes:
+        if self._rest:
+            chunk, self._rest = self._rest, b""
+            return chunk
+        self._body.check_open()
+        return self._body.check(self._pull())
+
+
+class AsyncStream(_Facts):
+    """For coroutine hooks: `async for`, or `await read()`. Raises StreamAborted likewise."""
+
+    # Not an async generator: a hook that leaves its loop early would leave one behind to be closed.
+    __slots__ = ("_pull",)
+
+    def __init__(self, body: MessageBody, pull: Callable[[], Awaitable[bytes]]) -> None:
+        super().__init__(body)
+        self._pull: Callable[[], Awaitable[bytes]] = pull
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._next()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to `n` octets as they come, b"" at the end; without `n` all there are."""
+        if n >= 0:
+            return self._split(await self._next(), n)
+        return b"".join([chunk async for chunk in self])
+
+    async def _next(self) -> bytes:
+        if self._rest:
+            chunk, self._rest = self._rest, b""
+            return chunk
+        self._body.check_open()
+        return self._body.check(await self._pull())
