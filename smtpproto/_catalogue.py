@@ -31,6 +31,7 @@ VERIFY_REFUSED: Final = Reply(550, "5.1.1", "Requested action not taken")
 HELP_REFUSED: Final = Reply(502, "5.5.1", "Error: command not implemented")
 DATA_REFUSED: Final = Reply(554, "5.6.0", "Transaction failed")
 MESSAGE_REFUSED: Final = Reply(450, "4.2.1", "Requested action not taken")
+INTERNAL_ERROR: Final = Reply(451, "4.3.0", "Error: internal error, please try again later")
 BARE_NEWLINES: Final = Reply(550, "5.6.0", "Error: message contains bare newline characters")
 
 # Order of commands.

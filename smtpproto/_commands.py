@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from smtpproto import _catalogue as say
 from smtpproto._address import read_path
 from smtpproto._buffer import LineFault
-from smtpproto._decisions import Accept, Decision, Reject, decided_reply
+from smtpproto._decisions import Accept, Reject, decided_reply
 from smtpproto._events import (
     CommandReceived,
     Event,
@@ -28,7 +28,7 @@ from smtpproto._identity import xclient, xforward
 from smtpproto._login import auth, auth_line, login_failed, refuse_auth
 from smtpproto._message import data
 from smtpproto._parameters import ParameterRules, apply_mail_parameters, apply_rcpt_parameters
-from smtpproto._reply import Reply
+from smtpproto._reply import MAX_REPLY_LINE, Reply, single_line
 from smtpproto._session import Envelope
 from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
 
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from smtpproto._core import Core
+    from smtpproto._login import Exchange
 
 __all__ = [
     "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
     "rcpt_decided", "read_command", "verify_decided",
 ]  # fmt: skip
 
+MAX_HELLO_TEXT: Final = MAX_REPLY_LINE - len("250-\r\n")  # octets
 HELLO_NAME: Final = re.compile(r"[!-~]{1,255}")
 # A request line of HTTP/1 or the preface of HTTP/2: a browser was made to talk to us.
 HTTP_REQUEST: Final = re.compile(
@@ -74,33 +76,34 @@ def read_command(core: Core) -> bool:
         return False
     if isinstance(line, LineFault):
         _answer_fault(core, line)
-    elif core.state is State.AUTH:
-        text = line.rstrip(" \t")
-        if HTTP_REQUEST.fullmatch(text):
-            core.say_last(say.HTTP, "HTTP request")
-        else:
-            auth_line(core, text)
-    else:
+    elif core.exchange is None:
         run_command(core, line.rstrip(" \t"))
+    else:
+        _run_auth_line(core, core.exchange, line.rstrip(" \t"))
     return True
+
+
+def _run_auth_line(core: Core, exchange: Exchange, text: str) -> None:
+    if HTTP_REQUEST.fullmatch(text):
+        core.say_last(say.HTTP, "HTTP request")
+        return
+    core.flush = True  # as for AUTH itself
+    auth_line(core, exchange, text)
 
 
 def _answer_fault(core: Core, fault: LineFault) -> None:
     if fault is LineFault.ENDLESS:
         core.say_last(say.LINE_WITHOUT_END, "endless line")
-    elif core.state is State.AUTH:
-        # The exchange is over as well; its failure counts, and so does the fault.
-        core.unknown += 1
-        if core.unknown == core.options.max_unknown_commands:
-            core.say_last(say.TOO_MANY_UNKNOWN, "too many unrecognized commands")
-        else:
-            login_failed(core, FAULTS[fault])
-    else:
+    elif core.exchange is None:
         core.refuse_unknown(FAULTS[fault])
+    elif not core.one_unknown_too_many():
+        # The exchange is over as well; its failure counts, and so does the fault.
+        login_failed(core, FAULTS[fault])
 
 
 def run_command(core: Core, text: str) -> None:
     """Pass a command line through the gates and answer it."""
+    core.flush = False
     verb, _, argument = text.partition(" ")
     command = VERBS.get(verb)
     if command is None and verb.isascii():  # letters outside ASCII have no upper case here
@@ -145,7 +148,7 @@ def _not_a_command(core: Core, verb: str, argument: str, text: str) -> None:
         core.refuse_unknown(say.NOT_RECOGNIZED)
 
 
-def command_decided(core: Core, _event: CommandReceived, decision: Decision | None) -> None:
+def command_decided(core: Core, _event: CommandReceived, decision: Accept | Reject | None) -> None:
     if decision is None:
         core.refuse_unknown(say.NOT_RECOGNIZED)
     elif not core.one_unauthenticated_too_many():
@@ -180,12 +183,16 @@ def hello_decided(core: Core, event: HelloReceived, decision: Accept | Reject | 
     core.move(Step.HELLO)
     session.opening_command = event.verb
     session.host_name_appears_as = event.name.lower()
-    first = _hello_text(core) if decision is None or decision.text is None else decision.text
-    if event.verb == "HELO":
-        core.say(Reply(250, None, first if isinstance(first, str) else " ".join(first)))
-    else:
-        texts = [first] if isinstance(first, str) else list(first)
-        core.say(Reply(250, None, [*texts, *ehlo_lines(core)]))
+    text = _given_text(decision) or _hello_text(core)
+    # One line, whatever it is made of: the client would take a second one for an extension.
+    first = single_line(text)[:MAX_HELLO_TEXT]
+    core.say(Reply(250, None, [first] if event.verb == "HELO" else [first, *ehlo_lines(core)]))
+
+
+def _given_text(decision: Accept | None) -> str:
+    """What the application wants said, "" if nothing."""
+    text = None if decision is None else decision.text
+    return " ".join(text) if isinstance(text, tuple) else text or ""
 
 
 def _hello_text(core: Core) -> str:
@@ -267,7 +274,7 @@ def _mail(core: Core, argument: str) -> None:
         core.say(refusal)
         return
     core.announce_client()
-    core.kept_envelope, session.envelope = session.envelope, envelope
+    session.envelope = envelope
     core.ask(MailRequested(address, session))
 
 
@@ -275,7 +282,7 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
     session = core.session
     if isinstance(decision, Reject):
         utf8 = session.envelope.smtp_utf8
-        session.envelope = core.kept_envelope
+        session.envelope = Envelope()
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=utf8))
         return
     session.envelope.mail_from = event.address
@@ -390,9 +397,8 @@ def help_decided(core: Core, _event: Event, decision: Accept | Reject) -> None:
     _conclude(core, decision, say.HELP if isinstance(decision, Accept) else say.HELP_REFUSED)
 
 
-def _conclude(core: Core, decision: Decision, default: Reply) -> None:
-    if isinstance(decision, Accept | Reject):
-        core.conclude(decided_reply(decision, default, utf8=core.session.envelope.smtp_utf8))
+def _conclude(core: Core, decision: Accept | Reject, default: Reply) -> None:
+    core.conclude(decided_reply(decision, default, utf8=core.session.envelope.smtp_utf8))
 
 
 def _not_implemented(core: Core, _argument: str) -> None:

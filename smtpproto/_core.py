@@ -60,9 +60,9 @@ class Core:
 
     __slots__ = (
         "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events", "exchange",
-        "exchanges", "failed_logins", "flush", "high_water", "implicit_tls", "kept_envelope", "options",
-        "out", "peer", "proxy", "question", "refused", "session", "started", "state", "tls_available",
-        "transfer", "unauthenticated", "unknown", "xclient_done",
+        "exchanges", "failed_logins", "flush", "high_water", "implicit_tls", "may_finish", "options",
+        "out", "overdue", "peer", "proxy", "question", "refused", "session", "started", "state",
+        "tls_available", "transfer", "unauthenticated", "unknown", "xclient_done",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,8 @@ class Core:
         self.flush: bool = False
         self.eof: bool = False
         self.draining: bool = False
+        self.may_finish: bool = False  # draining, but not before the end of the transaction
+        self.overdue: bool = False
         self.refused: bool = False
         self.connect_due: bool = True
         self.xclient_done: bool = False
@@ -101,7 +103,6 @@ class Core:
         self.proxy: ProxyReader | None = None
         self.exchange: Exchange | None = None
         self.transfer: IncomingMessage | None = None
-        self.kept_envelope: Envelope = session.envelope
 
         self.unknown: int = 0
         self.unauthenticated: int = 0
@@ -113,7 +114,7 @@ class Core:
     def say(self, reply: Reply) -> None:
         """Queue a reply."""
         if reply.code >= 400:  # noqa: PLR2004 - RFC 5321 §4.2.1: 4yz and 5yz are the failures
-            self.session.error = reply.text(coded=self.coded)
+            self.session.error = reply.text(coded=self.coded).replace("\r\n", "\n")
         self.out.append(reply.encode(coded=self.coded))
 
     def conclude(self, reply: Reply) -> None:
@@ -144,9 +145,12 @@ class Core:
         """End the connection: what was asked is withdrawn, what was kept is dropped."""
         if self.state is State.CLOSED:
             return
-        if self.question is not None and self.events and self.events[-1] is self.question:
+        withdrawn = self.question is not None and bool(self.events)
+        if withdrawn:  # what stands last is the question itself: nobody has seen it
             self.events.pop()
-        if self.transfer is not None and not self.transfer.reader.finished:
+        transfer = self.transfer
+        # A message whose end the application has not seen is aborted, once.
+        if transfer is not None and not transfer.doomed and (withdrawn or not transfer.complete):
             self.tell(DataAborted(abort))
         self.state = State.CLOSED
         self.question = None
@@ -195,11 +199,16 @@ class Core:
 
     def refuse_unknown(self, reply: Reply) -> None:
         """Answer what is not a command; the one that reaches the limit gets the last word instead."""
-        self.unknown += 1
-        if self.unknown == self.options.max_unknown_commands:
-            self.say_last(say.TOO_MANY_UNKNOWN, "too many unrecognized commands")
-        else:
+        if not self.one_unknown_too_many():
             self.say(reply)
+
+    def one_unknown_too_many(self) -> bool:
+        """Count what is not a command; True when it was the last one and has been answered."""
+        self.unknown += 1
+        if self.unknown != self.options.max_unknown_commands:
+            return False
+        self.say_last(say.TOO_MANY_UNKNOWN, "too many unrecognized commands")
+        return True
 
     def one_unauthenticated_too_many(self) -> bool:
         """Count a command without a login; True when it was the last one and has been answered."""

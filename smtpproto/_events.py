@@ -66,7 +66,7 @@ class NeedsTLS(Event):
 class ConnectRequested(Event):
     """A client is there; decide before it is greeted. Refusal: 554 in place of the greeting."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     session: Session
 
 
@@ -74,7 +74,7 @@ class ConnectRequested(Event):
 class SecureRequested(Event):
     """TLS is up, from the start or after STARTTLS; decide whether to go on. Refusal: 554."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     session: Session
 
 
@@ -92,7 +92,7 @@ class ClientConnected(Event):
 class AuthRequested(Event):
     """Credentials are complete (RFC 4954). Accept needs `user`; Challenge asks one thing more."""
 
-    takes: ClassVar = (Accept, Reject, Challenge)
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = (Accept, Reject, Challenge)
     auth: Credentials
     """What the client said; its secrets are not in its repr."""
     session: Session
@@ -102,7 +102,7 @@ class AuthRequested(Event):
 class MailRequested(Event):
     """MAIL passed all checks; its parameters are already in `session.envelope`. Refusal: 550."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     address: Address
     """The sender; `address.address` is "" for the null reverse-path."""
     session: Session
@@ -112,7 +112,7 @@ class MailRequested(Event):
 class RcptRequested(Event):
     """RCPT passed all checks. Accept also takes the code 251. Refusal: 550."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     address: Address
     """The recipient; "Postmaster" may stand without a domain (RFC 5321 §4.1.1.3)."""
     session: Session
@@ -145,7 +145,7 @@ class DataFinished(Event):
     In LMTP `decide` also takes a sequence, one Accept or Reject for each entry of `rcpt_to`.
     """
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     byte_length: int
     """Octets of the message after unstuffing, dropped ones included."""
     size_exceeded: bool
@@ -158,8 +158,8 @@ class DataFinished(Event):
 class DataAborted(Event):
     """No further octets of this message will come, and it must not be kept.
 
-    After "bare_newline" a `DataFinished` with a refusal still follows; after the other reasons
-    the connection ends.
+    Said once for a message. After "bare_newline" a `DataFinished` with a refusal still follows if
+    the client stays; after the other reasons the connection ends.
     """
 
     reason: AbortReason
@@ -186,8 +186,10 @@ class TimerChanged(Event):
     socket_timeout         each wait for the client, or for it to take our replies
     command_timeout        while `line_pending` is true and the client is awaited
     data_timeout           waits for the client, summed up from the event on
-    session_timeout        from the event on; the core ignores it in the midst of things
+    session_timeout        from the event on, once; the core acts where a command is awaited
     =====================  ===================================================================
+
+    A limit that runs out where it does not run any more is no fault and changes nothing.
     """
 
     kind: TimerKind
@@ -209,7 +211,7 @@ class ConnectionClosed(Event):
 class HelloReceived(Event):
     """HELO, EHLO or LHLO with a valid argument. Refusal: 550."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     verb: str
     """In upper case."""
     name: str
@@ -221,7 +223,7 @@ class HelloReceived(Event):
 class DataRequested(Event):
     """DATA is allowed; decide before the 354. Refusal: 554."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     session: Session
 
 
@@ -229,7 +231,7 @@ class DataRequested(Event):
 class VerifyRequested(Event):
     """VRFY (RFC 5321 §4.1.1.6). Accept: 252, or 250 with the mailbox as text. Refusal: 550."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     argument: str
     session: Session
 
@@ -238,7 +240,7 @@ class VerifyRequested(Event):
 class ExpandRequested(Event):
     """EXPN (RFC 5321 §4.1.1.7). Accept with the members as lines of text. Refusal: 550."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     argument: str
     session: Session
 
@@ -247,7 +249,7 @@ class ExpandRequested(Event):
 class HelpRequested(Event):
     """HELP (RFC 5321 §4.1.1.8). Accept with a text: 214. Refusal: 502."""
 
-    takes: ClassVar = _YES_OR_NO
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     argument: str
     session: Session
 
@@ -256,7 +258,7 @@ class HelpRequested(Event):
 class CommandReceived(Event):
     """A verb the core does not know. Accept with any 2yz; refusal: 500; None: not yours, 500, counted."""
 
-    takes: ClassVar = (Accept, Reject, None)
+    takes: ClassVar[tuple[type[Decision] | None, ...]] = (Accept, Reject, None)
     verb: str
     """In upper case."""
     argument: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from smtpproto import _catalogue as say
 from smtpproto._decisions import Accept, Challenge, Decision, Reject, decided_reply
+from smtpproto._errors import LocalProtocolError
 from smtpproto._events import AuthRequested
 from smtpproto._reply import Reply, challenge_line
 from smtpproto._sasl import AuthRequest, built_in_mechanism, challenge_text, decode_base64
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from smtpproto._core import Core
-    from smtpproto._sasl import Credentials, Mechanism
+    from smtpproto._sasl import Credentials, Mechanism, Result
 
-__all__ = ["Exchange", "auth", "auth_line", "login_decided", "login_failed"]
+__all__ = ["LOGIN_CODES", "Exchange", "auth", "auth_line", "login_decided", "login_failed"]
+
+LOGIN_CODES: Final = frozenset({None, 235})  # of an Accept; RFC 4954 §6
 
 
 class Exchange:
@@ -39,22 +42,26 @@ class Exchange:
 
 def auth(core: Core, argument: str) -> None:
     """AUTH mechanism [initial-response]."""
-    words = argument.split()
+    words = [word for word in argument.split(" ") if word]
     refusal = _refusal(core, words)
     if refusal is not None:
         refuse_auth(core, refusal)
         return
     name = words[0].upper()
-    mechanism = _mechanism(core, name)
+    try:
+        mechanism = _mechanism(core, name)
+    except Exception:
+        refuse_auth(core, say.INTERNAL_ERROR)
+        raise
     if mechanism.server_first and len(words) > 1:
         refuse_auth(core, say.no_initial_response(name))
         return
-    core.exchange = Exchange(mechanism)
+    exchange = core.exchange = Exchange(mechanism)
     core.move(Step.AUTH)
     if len(words) == 1:
-        _step(core, None)
+        _step(core, exchange, None)
     else:
-        _respond(core, words[1], initial=True)
+        _respond(core, exchange, words[1], initial=True)
 
 
 def refuse_auth(core: Core, reply: Reply) -> None:
@@ -76,15 +83,14 @@ def _mechanism(core: Core, name: str) -> Mechanism:
     return built_in_mechanism(name, challenge=challenge)
 
 
-def auth_line(core: Core, line: str) -> None:
+def auth_line(core: Core, exchange: Exchange, line: str) -> None:
     """A line of the client within the exchange."""
-    exchange = core.exchange
-    if exchange is not None and exchange.last_word is not None:
+    if exchange.last_word is not None:
         _fail(core, exchange.last_word)
     elif line == "*":
         _fail(core, say.AUTH_CANCELLED)
     else:
-        _respond(core, line, initial=False)
+        _respond(core, exchange, line, initial=False)
 
 
 def login_failed(core: Core, reply: Reply) -> None:
@@ -92,44 +98,54 @@ def login_failed(core: Core, reply: Reply) -> None:
     _fail(core, reply)
 
 
-def _respond(core: Core, text: str, *, initial: bool) -> None:
+def _respond(core: Core, exchange: Exchange, text: str, *, initial: bool) -> None:
     response = decode_base64(text, initial=initial)
     if response is None:
         _fail(core, say.BAD_BASE64)
     else:
-        _step(core, response)
+        _step(core, exchange, response)
 
 
-def _step(core: Core, response: bytes | None) -> None:
-    exchange = core.exchange
-    if exchange is None:
-        return
+def _step(core: Core, exchange: Exchange, response: bytes | None) -> None:
     if exchange.credentials is not None:
         exchange.credentials.response = response
         core.ask(AuthRequested(exchange.credentials, core.session))
         return
-    result = exchange.mechanism.step(response)
+    try:
+        result = _checked(exchange.mechanism, exchange.mechanism.step(response))
+    except Exception:
+        # The application's fault, and its to see; the client gets its answer all the same.
+        _fail(core, say.INTERNAL_ERROR)
+        raise
     if isinstance(result, AuthRequest):
         core.ask(AuthRequested(result.credentials, core.session))
     else:
         _answer(core, result)
 
 
-def login_decided(core: Core, event: AuthRequested, decision: Decision) -> None:
+def _checked(mechanism: Mechanism, result: Result) -> Result:
+    if not isinstance(result, Challenge | Accept | Reject | AuthRequest):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+        raise LocalProtocolError(
+            f"{result!r} is no step of {mechanism!r}; it takes Challenge, Accept, Reject or AuthRequest"
+        )
+    if isinstance(result, Accept) and result.code not in LOGIN_CODES:
+        raise LocalProtocolError(f"{result!r} is no step of {mechanism!r}: a login is accepted with 235")
+    return result
+
+
+def login_decided(core: Core, exchange: Exchange, event: AuthRequested, decision: Decision) -> None:
     """The application has judged the credentials."""
-    exchange = core.exchange
-    if exchange is None:
-        return
     if isinstance(decision, Challenge):
         exchange.credentials = event.auth
     elif isinstance(decision, Reject) or not decision.user:
         refusal = decision if isinstance(decision, Reject) else None
+        said = decided_reply(refusal or Reject(), _invalid(exchange))
         more = exchange.mechanism.refused(refusal)
-        if more is not None:
-            exchange.last_word = decided_reply(refusal or Reject(), _invalid(exchange))
-            decision = more
-        elif refusal is None:
-            decision = Reject()
+        if more is None:
+            _fail(core, said)
+            return
+        exchange.last_word = said
+        decision = more
     _answer(core, decision)
 
 
@@ -140,19 +156,17 @@ def _invalid(exchange: Exchange) -> Reply:
 
 
 def _answer(core: Core, decision: Decision) -> None:
-    match decision:
-        case Challenge():
-            core.out.append(challenge_line(decision.data))
-            core.buffer.continuation = True
-        case Reject():
-            _fail(core, decided_reply(decision, say.LOGIN_REFUSED))
-        case Accept():
-            if not decision.user:
-                _fail(core, say.LOGIN_REFUSED)
-                return
-            _end(core)
-            core.session.user = decision.user
-            core.conclude(decided_reply(decision, say.LOGIN_OK))
+    if isinstance(decision, Challenge):
+        core.out.append(challenge_line(decision.data))
+        core.buffer.continuation = True
+    elif isinstance(decision, Reject):
+        _fail(core, decided_reply(decision, say.LOGIN_REFUSED))
+    elif not decision.user:
+        _fail(core, say.LOGIN_REFUSED)
+    else:
+        _end(core)
+        core.session.user = decision.user
+        core.say(decided_reply(decision, say.LOGIN_OK))
 
 
 def _fail(core: Core, reply: Reply) -> None:

@@ -114,13 +114,10 @@ def _start(core: Core) -> None:
 def read_message(core: Core) -> bool:
     """Take what has come in; False when there was nothing."""
     transfer = core.transfer
-    if transfer is None:
+    # Little at first: what lies behind a short message in the same feed goes back into the buffer.
+    if transfer is None or not (octets := core.buffer.take(max(FIRST_PIECE, transfer.byte_length))):
         return False
     reader = transfer.reader
-    # Little at first: what lies behind a short message in the same feed goes back into the buffer.
-    octets = core.buffer.take(max(FIRST_PIECE, reader.byte_length))
-    if not octets:
-        return False
     content = transfer.clip(reader.feed(octets))
     if content:
         core.events.append(DataChunk(content))

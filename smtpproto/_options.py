@@ -30,7 +30,6 @@ __all__ = ["Check", "Options", "option"]
 MIN_LINE: Final = 512  # octets with CRLF, RFC 5321 §4.5.3.1.4
 MIN_AUTH_LINE: Final = 12288  # octets, RFC 4954 §4
 DEFAULT_LINE: Final = 4096  # 512 and all that extensions add: paths of 6531, ORCPT, ENVID ...
-KNOWN_VERBS: Final = re.compile(r"[A-Z0-9-]+")
 MECHANISM_NAME: Final = re.compile(r"[A-Z0-9_-]{1,20}")  # RFC 4422 §3.1
 
 

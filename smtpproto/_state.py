@@ -36,6 +36,8 @@ class State(Enum):
     UPGRADED = "TLS is up, not yet approved"
     CLOSED = "the end"
 
+    __hash__ = object.__hash__  # members are looked up for every command; Enum's own is Python code
+
 
 @unique
 class Step(Enum):
@@ -59,6 +61,8 @@ class Step(Enum):
     STARTTLS = "STARTTLS, 220"
     APPROVED = "approved"
     XCLIENT = "XCLIENT"
+
+    __hash__ = object.__hash__
 
 
 # Beginnings have no state to come from.

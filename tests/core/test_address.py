@@ -51,7 +51,8 @@ def test_mail_from_a_path_and_what_follows(argument: str, address: str, rest: st
 
 @pytest.mark.parametrize("argument", [
     "", "FROM", "FROM:", "FROM: ", "FROM <a@b>", " FROM:<a@b>", "FROM :<a@b>", "FROM:\t<a@b>", "FROM:a@b.com",
-    "FROM:<Postmaster>", "FROM:<postmaster>", "TO:<a@b>", "F:<a@b>", "XFROM:<a@b>", "FROM:<a@b", "FROM:x<a@b>",
+    "FROM:<Postmaster>", "FROM:<postmaster>", "TO:<a@b>", "F:<a@b>", "XFROM:<a@b>", "FROM:<a@b",
+    "FROM:x<a@b>",
     "FROM:< >", "FROM:<", "FROM:>", "\uff26ROM:<a@b>", "FROM\uff1a<a@b>",
 ])  # fmt: skip
 def test_mail_without_a_path_it_may_have(argument: str) -> None:
@@ -142,14 +143,21 @@ def test_a_bad_source_route_is_a_fault(path: str) -> None:
 
 
 REFUSED = [
-    "a@b.com", "<a@b", "<<a@b>>", "<a @b.com>", "<a@ b>", "< a@b>", "<a@b >", "<nodomain>", "<@b.com>", "<a@>", "<@>",
-    '<a"b@c.com>', '<"a@c.com>', "<a@b@c.com>", "<a(c)@b.com>", "<a,b@c>", "<a:b@c>", "<a;b@c>", "<a[b@c>", r"<a\b@c>",
-    '<"a"b@c>', '<a"b"@c>', '<"a"."b"@c>', '<"a"b"@c>', r'<"a\"@c>', '<"\\é"@c>', '<"a\tb"@c>', '<"\\\x01"@c>', '<"a',
-    "<.a@b>", "<a.@b>", "<a..b@c>", "<a@b..c>", "<a@.b>", "<a@b.>", "<a@b_c.de>", "<a@-b.de>", "<a@b-.de>", "<a@b,c>",
+    "a@b.com", "<a@b", "<<a@b>>", "<a @b.com>", "<a@ b>", "< a@b>", "<a@b >", "<nodomain>", "<@b.com>",
+    "<a@>", "<@>",
+    '<a"b@c.com>', '<"a@c.com>', "<a@b@c.com>", "<a(c)@b.com>", "<a,b@c>", "<a:b@c>", "<a;b@c>", "<a[b@c>",
+    r"<a\b@c>",
+    '<"a"b@c>', '<a"b"@c>', '<"a"."b"@c>', '<"a"b"@c>', r'<"a\"@c>', '<"\\é"@c>', '<"a\tb"@c>',
+    '<"\\\x01"@c>', '<"a',
+    "<.a@b>", "<a.@b>", "<a..b@c>", "<a@b..c>", "<a@.b>", "<a@b.>", "<a@b_c.de>", "<a@-b.de>", "<a@b-.de>",
+    "<a@b,c>",
     f"<a@{LABEL}x.de>", "<" + "a" * 253 + "@b>", "<" + "é" * 127 + "@b>", f"<a@{'é' * 32}.de>",
-    "<a@[999.1.1.1]>", "<a@[1.2.3]>", "<a@[1.2.3.04]>", "<a@[1.2.3.4.5]>", "<a@[256.1.1.1]>", "<a@[]>", "<a@[::1]>",
-    "<a@[IPv6:zz]>", "<a@[IPv6:]>", "<a@[IPv6:1]>", "<a@[IPv6:1::2::3]>", "<a@[IPv6:fe80::1%eth0]>", "<a@[tag:x]>",
-    "<a@[IPv6:1.2.3.4]>", "<a@[ 1.2.3.4]>", "<a@[1.2.3.4>", "<a@1.2.3.4]>", "<a@[1.2.3.4].de>", "<a@[\u0661.2.3.4]>",
+    "<a@[999.1.1.1]>", "<a@[1.2.3]>", "<a@[1.2.3.04]>", "<a@[1.2.3.4.5]>", "<a@[256.1.1.1]>", "<a@[]>",
+    "<a@[::1]>",
+    "<a@[IPv6:zz]>", "<a@[IPv6:]>", "<a@[IPv6:1]>", "<a@[IPv6:1::2::3]>", "<a@[IPv6:fe80::1%eth0]>",
+    "<a@[tag:x]>",
+    "<a@[IPv6:1.2.3.4]>", "<a@[ 1.2.3.4]>", "<a@[1.2.3.4>", "<a@1.2.3.4]>", "<a@[1.2.3.4].de>",
+    "<a@[\u0661.2.3.4]>",
     "<" + "a" * 227 + "@[IPv6:::ffff:fefe:fefe]>",  # 252 octets, in canonical form 256
 ]  # fmt: skip
 
@@ -157,14 +165,12 @@ REFUSED = [
 @pytest.mark.parametrize("path", REFUSED)
 def test_what_is_no_mailbox(path: str) -> None:
     assert read(path) is None
-    assert read_mailbox(path.removeprefix("<").removesuffix(">")) is None or path == "a@b.com" or path == "<a@b"
+    assert read_mailbox(path.removeprefix("<").removesuffix(">")) is None or path in {"a@b.com", "<a@b"}
 
 
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize("form", ["<a{}b@c>", '<"a{}b"@c>', "<a@b{}c>", "<é{}@ü>", "<{}@b>", "<a@{}>"])
-@pytest.mark.parametrize(
-    "character", "\x00\x01\t\n\r\x1b\x1f\x7f\x80\x85\x9f\u200b\u2060\ufeff\ud800\udfff"
-)
+@pytest.mark.parametrize("character", "\x00\x01\t\n\r\x1b\x1f\x7f\x80\x85\x9f\u200b\u2060\ufeff\ud800\udfff")
 def test_some_characters_are_never_allowed(character: str, form: str, *, lenient: bool) -> None:
     assert read(form.format(character), lenient=lenient) is None
 
@@ -173,7 +179,8 @@ def test_some_characters_are_never_allowed(character: str, form: str, *, lenient
 
 
 @pytest.mark.parametrize("mailbox", [
-    "ilo.@x.com", ".te..st@x..com", "a@b_c.de", "a@-b-", "a@.", ".@b", "x" * 300 + "@b", f"a@{LABEL}x.{'y' * 300}",
+    "ilo.@x.com", ".te..st@x..com", "a@b_c.de", "a@-b-", "a@.", ".@b", "x" * 300 + "@b",
+    f"a@{LABEL}x.{'y' * 300}",
     'a"b@c', "é..@ü_", "a..b@[1.2.3.4]", "a..b@[IPv6:fe80::1]",
 ])  # fmt: skip
 def test_lenient_addresses_have_no_rules_for_dots_labels_and_lengths(mailbox: str) -> None:
@@ -199,7 +206,8 @@ def test_lenient_addresses_allow_blanks_before_the_colon(argument: str, verb: Ke
 
 
 @pytest.mark.parametrize("path", [
-    "a@b.com", "<a@b", "<<a@b>>", "<a b@c>", "<a@b@c>", "<.@b@c>", "<@b>", "<a.@>", "<@>", "<a>", "<a@b c_>", "<[a]@b_>",
+    "a@b.com", "<a@b", "<<a@b>>", "<a b@c>", "<a@b@c>", "<.@b@c>", "<@b>", "<a.@>", "<@>", "<a>", "<a@b c_>",
+    "<[a]@b_>",
     "<a.@[999.1.1.1]>", "<a.@[IPv6:zz]>", "<a.@[IPv6:1::2::3]>", "<a.@[x]>", "<a.@r]>", "<@r:a.@b>", "",
 ])  # fmt: skip
 def test_lenient_addresses_still_have_a_form(path: str) -> None:
@@ -207,7 +215,8 @@ def test_lenient_addresses_still_have_a_form(path: str) -> None:
 
 
 @pytest.mark.parametrize("argument", [
-    "  FROM:<a@b>", " FROM:<a@b>", "FROM\t:<a@b>", "FROM : :<a@b>", "FROM <a@b>", "FR OM:<a@b>", "FROM:<Postmaster>",
+    "  FROM:<a@b>", " FROM:<a@b>", "FROM\t:<a@b>", "FROM : :<a@b>", "FROM <a@b>", "FR OM:<a@b>",
+    "FROM:<Postmaster>",
 ])  # fmt: skip
 def test_lenient_addresses_allow_no_other_blanks(argument: str) -> None:
     assert read_path(argument, "FROM", lenient=True) is None
@@ -239,20 +248,18 @@ def a_label(text: str) -> str:
 
 
 @pytest.mark.parametrize("label", [
-    "xn--a", "xn--99999999", "xn--0", "xn--abc-", "xn--zzzzzzzzzzzz", "xn--ü",
-    "xn--bcher-kvaa",
-    a_label("Bücher"),  # reads `xn--Bcher-kva` and is fine; kept beside its neighbours on purpose
-    a_label("bÜcher"), a_label("\u212bx"), a_label("a\uff0eb"), a_label("ﬁx"), a_label("a\u0308b"),
-    a_label("é\x85"), a_label("é\u200b"), a_label("é\u202e"), a_label("a\u00adb"), a_label("é\u200d"), a_label("é\u2060"),
-    a_label("é\ufe0f"), a_label("\u3164é"), a_label("é\u115f"), a_label("a\u3002b"), a_label("é\xa0b"), a_label("\u0300a"),
-    a_label("é\ue000"), a_label("é\ud800") if False else a_label("\U0010ffff"), a_label("é\U000e0100"),
+    "xn--", "xn--a", "xn--a-", "xn--abc-", "xn--99999999", "xn--zzzzzzzzzzzz", "xn--ü",
+    # no punycode, or ASCII in it
+    *map(a_label, [
+        "bÜcher", "\u212bx", "a\uff0eb", "\ufb01x", "a\u0308b",  # second spellings
+        "é\x85", "é\u200b", "é\u202e", "é\u200d", "a\xadb", "é\xa0b", "é\ue000", "é\U0010ffff",  # no printing
+        "é\ufe0f", "\u3164é", "é\u115f", "é\u034f", "é\U000e0100",  # printing nothing
+        "a\u3002b", "\u0301a",  # a second dot, an accent on the dot before
+    ]),
 ])  # fmt: skip
-def test_what_decodes_to_something_else_than_it_seems_stays(label: str) -> None:
+def test_a_label_that_would_hide_something_stays_as_it_is(label: str) -> None:
     address = Address(f"a@{label}.de", "a", f"{label}.de")
-    if label == a_label("Bücher"):
-        assert address.decoded == "a@bücher.de"
-    else:
-        assert address.decoded == address.address
+    assert address.decoded == address.address
 
 
 def test_one_bad_a_label_leaves_the_whole_address_as_it_is() -> None:
@@ -309,10 +316,7 @@ QUOTED = st.lists(
     st.sampled_from([" ", "a", "@", ">", ".", "(", r"\"", r"\\", r"\a", r"\ "]) | WIDE, max_size=10
 ).map(lambda parts: f'"{"".join(parts)}"')
 LOCALS = st.lists(ATOM, min_size=1, max_size=4).map(".".join) | QUOTED
-LABELS = st.builds(
-    lambda first, middle, last: first + middle + last,
-    LETTERS | WIDE, st.text(LETTERS | st.just("-"), max_size=8), LETTERS,
-)  # fmt: skip
+LABELS = st.tuples(LETTERS | WIDE, st.text(LETTERS | st.just("-"), max_size=8), LETTERS).map("".join)
 DOMAINS = st.one_of(
     st.lists(LABELS, min_size=1, max_size=4).map(".".join),
     st.ip_addresses(v=4).map("[{}]".format),
@@ -348,7 +352,12 @@ def test_what_was_read_is_clean_and_reads_the_same_when_written_again(
     assert text.endswith(rest[:-1])
     again = read_path(f"{verb}:<{address}>{rest}", verb, lenient=lenient)
     assert again is not None
-    assert (again[0], again[0].local, again[0].domain, again[1]) == (address, address.local, address.domain, rest)
+    assert (again[0], again[0].local, again[0].domain, again[1]) == (
+        address,
+        address.local,
+        address.domain,
+        rest,
+    )
 
 
 @given(text=ANYTHING, verb=st.sampled_from(VERBS))
@@ -360,11 +369,21 @@ def test_lenient_reads_all_that_strict_reads(text: str, verb: Keyword) -> None:
 # A reader whose work grows with the square of the text would not come back from these.
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize(
-    "piece", ["a", ".", "a.", '"', "\\", '\\"', "@", "@a,", "a@", " ", "<", ":", "[", "1.", "-", "a-", "é", "xn--."]
+    "piece",
+    ["a", ".", "a.", '"', "\\", '\\"', "@", "@a,", "a@", " ", "<", ":", "[", "1.", "-", "a-", "é", "xn--."],
 )
 def test_long_paths_take_no_more_than_their_length(piece: str, *, lenient: bool) -> None:
     many = piece * 300_000
-    for text in (many, f"<{many}", f"<a@{many}", f'<"{many}', f"<@{many}", f"<@a:{many}", f"<{many}@b>x", f"<a@[{many}]>"):
+    for text in (
+        many,
+        f"<{many}",
+        f"<a@{many}",
+        f'<"{many}',
+        f"<@{many}",
+        f"<@a:{many}",
+        f"<{many}@b>x",
+        f"<a@[{many}]>",
+    ):
         path = read_path(f"FROM:{text}", "FROM", lenient=lenient)
         assert path is None or (lenient and len(path[0].decoded) > 300_000)
         assert read_path(f"FROM{text}", "FROM", lenient=lenient) is None

@@ -82,7 +82,8 @@ def test_an_ehlo_line_is_a_keyword_and_words(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "", " ", "-X", "X_Y", "X ", " X", "X  Y", "X\tY", "X é", "é", "X\r\n250 Y", "X\n", "X \x7f", "A " + "x" * 505,
+    "", " ", "-X", "X_Y", "X ", " X", "X  Y", "X\tY", "X é", "é", "X\r\n250 Y", "X\n", "X \x7f",
+    "A " + "x" * 505,
 ])  # fmt: skip
 def test_what_is_no_ehlo_line(text: str) -> None:
     assert not is_ehlo_keyword_line(text)
