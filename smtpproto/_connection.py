@@ -43,8 +43,8 @@ from smtpproto._events import (
     TransactionReset,
     VerifyRequested,
 )
-from smtpproto._identity import xclient_login_decided
-from smtpproto._login import login_decided
+from smtpproto._identity import bracketed, xclient_login_decided
+from smtpproto._login import LOGIN_CODES, login_decided
 from smtpproto._message import data_decided, message_decided, read_message
 from smtpproto._options import Options
 from smtpproto._peers import canonical_address
@@ -55,6 +55,7 @@ from smtpproto._state import BEFORE_GREETING, BEGIN, COMMANDS, IN_HANDSHAKE, IN_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["OPTIONAL_QUESTIONS", "Connection"]
 
@@ -103,8 +104,8 @@ class Connection:
             _check_questions(asks)
         if "CRAM-MD5" in options.auth_methods and len(entropy) < MIN_ENTROPY:
             _check_entropy(options)
-        if options.secure and not options.secured and not tls_available:
-            raise ConfigurationError("secure=True needs TLS, and tls_available is False")
+        if not (tls_available or options.secured):
+            _check_tls_not_needed(options)
         session = Session(
             session_id,
             local=(canonical_address(local[0]), local[1]),
@@ -207,7 +208,7 @@ class Connection:
         while not events:
             if core.question is not None:
                 return Signal.PAUSED
-            if core.draining and core.state in _FREE_TO_CLOSE:
+            if core.draining and _may_close(core):
                 core.say_last(say.SHUTTING_DOWN, "shutdown")
                 break
             if core.out and (core.flush or len(core.out) >= MANY_REPLIES) and len(core.buffer):
@@ -216,10 +217,14 @@ class Connection:
             step = _READERS.get(core.state)
             if step is None:
                 return Signal.CLOSED if core.state is State.CLOSED else Signal.NEED_DATA
-            if not step(core):
-                if not core.eof:
-                    return Signal.NEED_DATA
+            if step(core):
+                continue
+            if core.eof:
                 core.close("eof")
+            elif core.overdue and core.state in _COMMAND_AWAITED:
+                _too_late(core)
+            else:
+                return Signal.NEED_DATA
         return events.pop(0)
 
     def decide(self, decision: Decision | Sequence[Accept | Reject] | None) -> None:
@@ -237,18 +242,14 @@ class Connection:
             raise DecisionError(f"{decision!r} does not answer {event!r}: call tls_established")
         if type(decision) not in event.takes:
             _check_decision(event, decision)
-        if type(decision) is Accept and decision.code is not None:
+        if isinstance(decision, Accept) and decision.code is not None:
             _check_code(event, decision)
-        if type(decision) is Challenge and core.exchange is None:
-            raise DecisionError(f"{decision!r} does not answer an XCLIENT LOGIN; it takes Accept, Reject")
-        if isinstance(event, DataFinished):
-            # The one answer that may still be refused: LMTP counts recipients.
-            answer(core, event, decision)
-            if core.question is event:
-                core.question = None
-            return
         core.question = None
-        answer(core, event, decision)
+        try:
+            answer(core, event, decision)
+        except Exception:
+            core.question = event  # the answer could not be taken, and nothing has changed
+            raise
 
     def set_client_hostname(self, name: str) -> None:
         """Say what reverse DNS gave, before the ConnectRequested decision."""
@@ -269,23 +270,40 @@ class Connection:
     # --- time and the end -------------------------------------------------------------------------
 
     def timeout(self, kind: TimerKind) -> None:
-        """A time limit has run out. Go on with `next_event`."""
-        act = _TIMEOUTS.get(kind)
-        if act is None:
-            raise LocalProtocolError(f"{kind!r} is none of the timers {', '.join(_TIMEOUTS)}")
-        act(self._core)
+        """A time limit has run out. Go on with `next_event`.
+
+        Where it does not run any more this changes nothing: it may have run out just then.
+        """
+        core = self._core
+        if kind == "session_timeout":
+            core.overdue = True
+            return
+        states = _RUNS_IN.get(kind)
+        if states is None:
+            raise LocalProtocolError(
+                f"{kind!r} is none of the timers {', '.join([*_RUNS_IN, 'session_timeout'])}"
+            )
+        if core.state in states and (core.question is None or kind not in _NOT_WHILE_ASKING):
+            _too_late(core)
 
     def refuse(self) -> None:
-        """Turn the client away with 421: too many are connected. Before its ConnectRequested decision."""
+        """Turn the client away with 421: too many are connected. Before the greeting.
+
+        Under implicit TLS the 421 waits for the handshake, which must therefore go on.
+        """
         core = self._core
+        if core.state is State.CLOSED:
+            return
         if core.state not in BEFORE_GREETING:
-            raise LocalProtocolError("refuse belongs before the greeting")
+            raise LocalProtocolError(f"refuse belongs before the greeting, and {core.state.value!r} is behind it")
         core.refused = True
         if core.state is State.ARRIVED or not core.implicit_tls:
             _turn_away(core)
 
     def shutdown(self, *, now: bool = False) -> None:
-        """Say 421 and end: at once (`now`), or when no transaction and no question is open."""
+        """Say 421 and end: at once (`now`), or when the open question is answered and the open
+        transaction has ended. Go on with `next_event`.
+        """
         core = self._core
         if core.state is State.CLOSED:
             return
@@ -297,6 +315,7 @@ class Connection:
             core.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
         else:
             core.draining = True
+            core.may_finish = core.state in _TRANSACTION
 
 
 # --- before the greeting ----------------------------------------------------------------------------
@@ -334,7 +353,7 @@ def _read_proxy(core: Core) -> bool:
     core.session.proxy = result
     if isinstance(result.source, tuple):
         core.session.remote_address, core.session.remote_port = result.source
-        core.session.client_hostname = f"[{result.source[0]}]"
+        core.session.client_hostname = bracketed(result.source[0])
         core.peer = result.source[0]
     core.tell(ProxyReceived(result))
     if core.implicit_tls:
@@ -395,7 +414,7 @@ def _connect_decided(core: Core, _event: Event, decision: Accept | Reject) -> No
         core.say_last(
             say.uncoded(decided_reply(decision, say.CONNECTION_REFUSED)), "refused by the application"
         )
-    elif core.implicit_tls:
+    elif core.implicit_tls and not core.draining:
         core.ask(SecureRequested(core.session))
     else:
         _greet(core)
@@ -428,10 +447,12 @@ def _greet(core: Core) -> None:
 
 
 def _auth_decided(core: Core, event: AuthRequested, decision: Decision) -> None:
-    if core.exchange is None:
-        xclient_login_decided(core, decision)
+    if core.exchange is not None:
+        login_decided(core, core.exchange, event, decision)
+    elif isinstance(decision, Challenge):
+        raise DecisionError(f"{decision!r} does not answer an XCLIENT LOGIN; it takes Accept, Reject")
     else:
-        login_decided(core, event, decision)
+        xclient_login_decided(core, decision)
 
 
 _READERS: Final[Mapping[State, Callable[[Core], bool]]] = {
@@ -462,7 +483,7 @@ _ANSWERS: Final[Mapping[type[Event], Callable[[Core, Any, Any], None]]] = {
 # Codes that Accept may carry besides 250.
 _CODES: Final[Mapping[type[Event], frozenset[int]]] = {
     RcptRequested: frozenset({250, 251}),
-    AuthRequested: frozenset({235}),
+    AuthRequested: LOGIN_CODES - {None},
     VerifyRequested: frozenset({250, 251, 252}),
     HelpRequested: frozenset({211, 214}),
     CommandReceived: frozenset(range(200, 300)),
@@ -471,7 +492,15 @@ _USUAL_CODE: Final = frozenset({250})
 
 _SILENT: Final = IN_HANDSHAKE | {State.PROXY}
 _NO_LINES: Final = _SILENT | {State.ARRIVED, State.UPGRADED, State.DATA, State.CLOSED}
-_FREE_TO_CLOSE: Final = (COMMANDS - IN_TRANSACTION) | {State.AUTH}
+_COMMAND_AWAITED: Final = COMMANDS | {State.AUTH}
+_TRANSACTION: Final = IN_TRANSACTION | {State.DATA}
+
+
+def _may_close(core: Core) -> bool:
+    """A shutdown waits for this and no longer: no transaction, or one begun behind it."""
+    if core.state in _TRANSACTION:
+        return not core.may_finish
+    return core.state in _COMMAND_AWAITED
 
 
 def _too_late(core: Core) -> None:
@@ -480,26 +509,21 @@ def _too_late(core: Core) -> None:
         core.close("timeout")
     elif core.state is State.ARRIVED:
         core.say_last(say.uncoded(say.TIMED_OUT), "timeout")
-    elif core.state is not State.CLOSED:
+    else:
         core.say_last(say.TIMED_OUT, "timeout", "timeout")
 
 
-def _session_too_long(core: Core) -> None:
-    """Acts only where a command is awaited: a message on its way in is let through."""
-    if core.question is None and core.state in COMMANDS | {State.AUTH}:
-        _too_late(core)
-
-
-_TIMEOUTS: Final[Mapping[str, Callable[[Core], None]]] = {
-    "proxy_timeout": _too_late,
-    "tls_handshake_timeout": _too_late,
-    "greeting_timeout": _too_late,
-    "socket_timeout": _too_late,
-    "command_timeout": _too_late,
-    "data_timeout": _too_late,
-    "min_data_rate": _too_late,
-    "session_timeout": _session_too_long,
+# Where each time limit runs. `session_timeout` runs everywhere and waits for its moment.
+_RUNS_IN: Final[Mapping[TimerKind, AbstractSet[State]]] = {
+    "proxy_timeout": {State.PROXY},
+    "tls_handshake_timeout": IN_HANDSHAKE,
+    "greeting_timeout": {State.ARRIVED},
+    "socket_timeout": frozenset(State) - {State.CLOSED},
+    "command_timeout": _COMMAND_AWAITED,
+    "data_timeout": {State.DATA},
+    "min_data_rate": {State.DATA},
 }
+_NOT_WHILE_ASKING: Final = frozenset({"command_timeout", "data_timeout", "min_data_rate"})
 
 
 # --- what the caller may hand in -----------------------------------------------------------------------
@@ -516,6 +540,12 @@ def _check_entropy(options: Options) -> None:
         raise ConfigurationError(f"CRAM-MD5 needs entropy of {MIN_ENTROPY} octets or more")
 
 
+def _check_tls_not_needed(options: Options) -> None:
+    for name in ("secure", "needs_upgrade"):
+        if getattr(options, name):
+            raise ConfigurationError(f"{name}=True needs TLS, and tls_available is False")
+
+
 def _check_decision(event: Event, decision: object) -> None:
     if decision is None and None in event.takes:
         return
@@ -525,6 +555,9 @@ def _check_decision(event: Event, decision: object) -> None:
     if isinstance(event, DataFinished) and isinstance(decision, list | tuple):
         items = cast("Sequence[object]", decision)
         if all(isinstance(each, kinds) for each in items):
+            for each in items:
+                if isinstance(each, Accept) and each.code is not None:
+                    _check_code(event, each)
             return
     raise DecisionError(
         f"{decision!r} does not answer {event!r}; it takes "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from smtpproto._core import Core
     from smtpproto._decisions import Decision
 
-__all__ = ["xclient", "xclient_login_decided", "xforward"]
+__all__ = ["bracketed", "xclient", "xclient_login_decided", "xforward"]
 
 
 def xclient(core: Core, argument: str) -> None:
@@ -67,11 +67,22 @@ def xclient_login_decided(core: Core, decision: Decision) -> None:
         core.session.user = decision.user
         _greet_again(core)
         return
-    refusal = decision if isinstance(decision, Reject) else Reject()
-    said = decided_reply(refusal, say.XCLIENT_LOGIN_REFUSED)
-    temporary = said.code // 100 == 4  # noqa: PLR2004 - RFC 5321 §4.2.1
-    core.say(said if temporary else Reply(550, "5.7.8", said.lines))
-    core.close("XCLIENT LOGIN refused")
+    core.say_last(_login_refused(decision), "XCLIENT LOGIN refused")
+
+
+def _login_refused(decision: Decision) -> Reply:
+    """550 with the application's text; a temporary refusal stays temporary."""
+    if not isinstance(decision, Reject):
+        return say.XCLIENT_LOGIN_REFUSED
+    said = decided_reply(decision, say.XCLIENT_LOGIN_REFUSED)
+    if said.code // 100 == 4:  # noqa: PLR2004 - RFC 5321 §4.2.1
+        return said
+    return say.XCLIENT_LOGIN_REFUSED if decision.text is None else Reply(550, "5.7.8", said.lines)
+
+
+def bracketed(address: str) -> str:
+    """The host name of a client of which no more is known than this."""
+    return f"[{address}]" if address else "[local]"
 
 
 def _apply(core: Core, attributes: dict[str, str | None]) -> None:
@@ -84,10 +95,10 @@ def _apply(core: Core, attributes: dict[str, str | None]) -> None:
     address, name, port = attributes.get("ADDR"), attributes.get("NAME"), attributes.get("PORT")
     if address is not None:
         session.remote_address = address
-        session.client_hostname = f"[{address}]"
+        session.client_hostname = bracketed(address)
         core.xclient_done = True
     if "NAME" in attributes:
-        session.client_hostname = f"[{session.remote_address}]" if name is None else name.lower()
+        session.client_hostname = bracketed(session.remote_address) if name is None else name.lower()
     if port is not None:
         session.remote_port = int(port)
     session.user = None

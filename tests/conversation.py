@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from smtpproto import (
     ACCEPT,
@@ -117,10 +117,7 @@ def drive(
     made_with.setdefault("tls_available", True)
     connection = Connection(options, **made_with)
     outcome = Outcome(connection)
-    queues: dict[type[Event], Answer] = {
-        kind: list(cast("list[Any]", value)) if isinstance(value, list) else value
-        for kind, value in answers.items()
-    }
+    queues = {kind: fresh(value) for kind, value in answers.items()}
     settle(outcome, queues)
     for pieces in segments:
         for piece in pieces:
@@ -130,6 +127,15 @@ def drive(
         connection.receive_eof()
         settle(outcome, queues)
     return outcome
+
+
+def fresh(given: Answer) -> Answer:
+    """A list of answers is used up, so each run has its own."""
+    return list(given) if is_list(given) else given
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def settle(outcome: Outcome, answers: Mapping[type[Event], Answer]) -> None:
@@ -153,9 +159,8 @@ def answer(connection: Connection, event: Event, answers: Mapping[type[Event], A
         connection.tls_established(TLS)
         return
     given: Answer = answers.get(type(event), ACCEPT)
-    if isinstance(given, list):
-        queue = cast("list[Any]", given)
-        given = queue.pop(0) if queue else ACCEPT
+    if is_list(given):
+        given = given.pop(0) if given else ACCEPT
     if callable(given):
         given = given(event)
     if given is ACCEPT and isinstance(event, AuthRequested):
