@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -44,10 +44,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status: object = command.main(arguments, prog_name="smtpproto", standalone_mode=False)
     except click.exceptions.Abort:
         return ABORTED
-    except click.UsageError as error:
-        return _complain(f"{error.format_message()} (see: {_command_path(error)} --help)")
     except click.ClickException as error:
-        return _complain(error.format_message())
+        return _complain(f"{error.format_message()} (see: {_command_path(error)} --help)")
     except Fault as fault:
         return _complain(str(fault))
     finally:
@@ -189,18 +187,22 @@ def _sink(
     return Storing(Path(MAILDIR) if maildir is None else maildir, journal, trace=trace, name=name)
 
 
-def _command_path(error: click.UsageError) -> str:
-    return error.ctx.command_path if error.ctx else "smtpproto"
+def _command_path(error: click.ClickException) -> str:
+    context: click.Context | None = getattr(error, "ctx", None)
+    return context.command_path if context else "smtpproto"
 
 
 def _complain(text: str) -> int:
-    sys.stderr.write(f"smtpproto: {one_line(text)}\n")
+    click.echo(f"smtpproto: {one_line(text)}", err=True)
     return 2
 
 
 def _let_go_of_output() -> None:
     """A reader that went away is no fault of ours; the interpreter would complain at the end."""
+    output: IO[str] | None = sys.stdout  # None if it was closed before we were started
+    if output is None:
+        return
     try:
-        sys.stdout.flush()
+        output.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())

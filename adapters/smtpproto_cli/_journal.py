@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, Final
 
@@ -49,7 +50,7 @@ class Journal:
         """Say where the server listens; programs wait for this line, so it is never coloured."""
         places = ", ".join(map(address_text, addresses))
         with self._lock:
-            _write([f"listening on {visible(places)}\n"])
+            _write([f"listening on {visible(places)}\n"], sys.stdout)
 
     def message(self, session: Session, size: int, stored: str) -> None:
         """Say that the session's present message was taken.
@@ -58,15 +59,20 @@ class Journal:
         """
         try:
             with self._lock:
-                _write([self._line(session, size, stored)])
+                _write([self._line(session, size, stored)], sys.stdout)
         except OSError as error:
             _LOG.warning("cannot write to standard output: %s", error.strerror)
 
     def printed(self, session: Session, size: int, content: IO[bytes]) -> None:
         """Say the same, and print the message. Raises OSError if that cannot be done."""
         with self._lock:
-            _write([self._line(session, size, "printed")])
-            _write(_indented(content))
+            _write([self._line(session, size, "printed")], sys.stdout)
+            _write(_indented(content), sys.stdout)
+
+    def ending(self, clients: int) -> None:
+        """Say, on the standard error output, what a server that was told to end waits for."""
+        with suppress(OSError):
+            _write([f"closing: {clients} connected; a second signal ends it at once\n"], sys.stderr)
 
     def _line(self, session: Session, size: int, stored: str) -> str:
         text = Text(no_wrap=True)
@@ -108,13 +114,11 @@ class _Formatter(logging.Formatter):
         return visible(super().format(record), keep="\n\t")
 
 
-def _write(pieces: Iterable[str]) -> None:
-    """Write and flush; nothing happens if the standard output was closed from the start."""
-    output = sys.stdout
-    if output is None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the caller's shell
-        return
-    output.writelines(pieces)
-    output.flush()
+def _write(pieces: Iterable[str], output: IO[str] | None) -> None:
+    """Write and flush; nothing happens if the output was closed before we were started."""
+    if output is not None:
+        output.writelines(pieces)
+        output.flush()
 
 
 def _facts(session: Session, size: int, stored: str) -> Iterator[tuple[str, str]]:
@@ -145,6 +149,8 @@ def _indented(content: IO[bytes]) -> Iterator[str]:
     text = TextIOWrapper(content, "utf-8", "backslashreplace", newline="\r\n")
     begins = True
     while piece := text.readline(PIECE):
+        while piece.endswith("\r") and (more := text.readline(1)):  # cut between CR and LF
+            piece += more
         line = piece.removesuffix("\r\n")
         yield (INDENT if begins else "") + visible(line, keep="\t")
         begins = line is not piece

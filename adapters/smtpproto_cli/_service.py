@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -83,8 +82,7 @@ class Service:
     def ending(self, clients: int) -> None:
         """The first signal has come."""
         if clients:
-            sys.stderr.write(f"closing: {clients} connected; a second signal ends it at once\n")
-            sys.stderr.flush()
+            self._journal.ending(clients)
 
     def cut_short(self, signal_number: int) -> None:
         """The second signal has come: leave without waiting for clients, hooks or threads.
