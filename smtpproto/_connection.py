@@ -295,14 +295,15 @@ class Connection:
         if core.state is State.CLOSED:
             return
         if core.state not in BEFORE_GREETING:
-            raise LocalProtocolError(f"refuse belongs before the greeting, and {core.state.value!r} is behind it")
+            raise LocalProtocolError(f"refuse belongs before the greeting, not where {core.state.value}")
         core.refused = True
         if core.state is State.ARRIVED or not core.implicit_tls:
             _turn_away(core)
 
     def shutdown(self, *, now: bool = False) -> None:
-        """Say 421 and end: at once (`now`), or when the open question is answered and the open
-        transaction has ended. Go on with `next_event`.
+        """Say 421 and end: at once (`now`), or behind the open question and the open transaction.
+
+        Go on with `next_event`.
         """
         core = self._core
         if core.state is State.CLOSED:
@@ -483,7 +484,7 @@ _ANSWERS: Final[Mapping[type[Event], Callable[[Core, Any, Any], None]]] = {
 # Codes that Accept may carry besides 250.
 _CODES: Final[Mapping[type[Event], frozenset[int]]] = {
     RcptRequested: frozenset({250, 251}),
-    AuthRequested: LOGIN_CODES - {None},
+    AuthRequested: LOGIN_CODES,
     VerifyRequested: frozenset({250, 251, 252}),
     HelpRequested: frozenset({211, 214}),
     CommandReceived: frozenset(range(200, 300)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto._reply import ENHANCED, Reply, default_enhanced, default_text, split_enhanced
+from smtpproto._reply import ENHANCED, Reply, default_enhanced, default_text, is_blank, split_enhanced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,7 +59,8 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
     """No. Without fields: with the reply that the place has for refusal.
 
     May be returned from a hook or raised in it. A code of 421 also closes the connection.
-    Raises ValueError for a code outside 400-599 or an enhanced code of another class.
+    Raises ValueError for a code outside 400-599 or an enhanced code of another class, TypeError or
+    ValueError for a challenge that is no JSON.
     """
 
     def __init__(
@@ -71,14 +72,15 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
         challenge: Mapping[str, Any] | None = None,
     ) -> None:
         _check("Reject", code, range(400, 600), enhanced, "45")
-        super().__init__(code, enhanced, text)
+        lines = _frozen(text)
+        super().__init__(code, enhanced, lines)
         self.code: int | None = code
         """None for the place's own."""
         self.enhanced: str | None = enhanced
         """RFC 3463 code, None for the one that goes with the place or the code."""
-        self.text: str | tuple[str, ...] | None = _frozen(text)
+        self.text: str | tuple[str, ...] | None = lines
         """One text or several lines; None for the place's or the code's own."""
-        self.challenge: Mapping[str, Any] | None = challenge
+        self.challenge: Mapping[str, Any] | None = None if challenge is None else _json_object(challenge)
         """XOAUTH2 only: sent to the client as JSON before the refusal."""
 
     def __eq__(self, other: object) -> bool:
@@ -132,29 +134,33 @@ def decided_reply(
     behaviour: an on_data 550 is a 5.7.1).
     """
     code, enhanced, text = decision.code, decision.enhanced, decision.text
-    if code is None and text is None and enhanced is None:
-        return default
     if code is None:
-        code = _code_like(enhanced, default.code)
-    if enhanced is None and text is not None:
-        texts = (text,) if isinstance(text, str) else text
-        enhanced, first = split_enhanced(code, texts[0]) if texts else (None, "")
-        text = (first, *texts[1:])
+        code = default.code if enhanced is None else _code_like(enhanced, default.code)
+    if enhanced is None and text:
+        first, *more = (text,) if isinstance(text, str) else text
+        enhanced, first = split_enhanced(code, first)
+        text = (first, *more) if first else tuple(more)
+    same = code == default.code
     if enhanced is None:
-        if code == default.code:
-            enhanced = default.enhanced
-        else:
-            enhanced = (code_defaults or {}).get(code) or default_enhanced(code)
-    if text is None:
-        text = default.lines if code == default.code else default_text(code)
+        if same and text is None:
+            return default
+        enhanced = default.enhanced if same else _enhanced_at(code, code_defaults)
+    if text is None or is_blank(text):
+        # 250 and 251 say the same thing of a command; a failure of another code is another failure.
+        text = default.lines if same or code // 100 == 2 else default_text(code)  # noqa: PLR2004
     return Reply(code, enhanced, text, utf8=utf8)
 
 
-def _code_like(enhanced: str | None, code: int) -> int:
+def _enhanced_at(code: int, code_defaults: Mapping[int, str] | None) -> str:
+    return (code_defaults or {}).get(code) or default_enhanced(code)
+
+
+def _code_like(enhanced: str, code: int) -> int:
     """The place's code, moved into the class of an enhanced code that came alone."""
-    if enhanced is None or int(enhanced[0]) == code // 100:
-        return code
-    return {2: 250, 4: 451, 5: 550}[int(enhanced[0])]
+    return code if int(enhanced[0]) == code // 100 else _CODE_OF_CLASS[enhanced[0]]
+
+
+_CODE_OF_CLASS: Final[Mapping[str, int]] = {"4": 451, "5": 550}  # an Accept stays what it is
 
 
 def _check(kind: str, code: int | None, codes: range, enhanced: str | None, classes: str) -> None:
@@ -167,6 +173,14 @@ def _check(kind: str, code: int | None, codes: range, enhanced: str | None, clas
     allowed = classes if code is None else str(code)[0]
     if enhanced[0] not in allowed:
         raise ValueError(f"{kind}: enhanced code {enhanced} does not go with {code or 'class ' + classes}")
+
+
+def _json_object(challenge: Mapping[str, Any]) -> dict[str, Any]:
+    import json  # noqa: PLC0415 - a large module for a rare refusal
+
+    members = dict(challenge)
+    json.dumps(members, allow_nan=False)  # fails here, where it was written, and not in the exchange
+    return members
 
 
 def _frozen(text: str | Iterable[str] | None) -> str | tuple[str, ...] | None:

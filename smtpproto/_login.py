@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOGIN_CODES", "Exchange", "auth", "auth_line", "login_decided", "login_failed"]
 
-LOGIN_CODES: Final = frozenset({None, 235})  # of an Accept; RFC 4954 §6
+LOGIN_CODES: Final = frozenset({235})  # of an Accept; RFC 4954 §6
 
 
 class Exchange:
@@ -128,7 +128,7 @@ def _checked(mechanism: Mechanism, result: Result) -> Result:
         raise LocalProtocolError(
             f"{result!r} is no step of {mechanism!r}; it takes Challenge, Accept, Reject or AuthRequest"
         )
-    if isinstance(result, Accept) and result.code not in LOGIN_CODES:
+    if isinstance(result, Accept) and result.code is not None and result.code not in LOGIN_CODES:
         raise LocalProtocolError(f"{result!r} is no step of {mechanism!r}: a login is accepted with 235")
     return result
 

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Reply", "challenge_line", "default_enhanced", "default_text", "single_line", "split_enhanced"]
+__all__ = [
+    "Reply", "challenge_line", "default_enhanced", "default_text", "is_blank", "single_line",
+    "split_enhanced",
+]  # fmt: skip
 
 MAX_REPLY_LINE: Final = 512  # octets with CRLF, RFC 5321 §4.5.3.1.5
 MAX_REPLY_LINES: Final = 100
+MAX_REPLY_TEXT: Final = MAX_REPLY_LINES * MAX_REPLY_LINE  # characters; what lies behind them is never sent
 
 # RFC 3463 §2, as far as a reply may carry it: class, subject and detail without leading zeros.
 ENHANCED: Final = re.compile(r"([245])\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})")
-_LEADING_ENHANCED: Final = re.compile(rf"({ENHANCED.pattern})(?: |\Z)")
+_LEADING_ENHANCED: Final = re.compile(rf"({ENHANCED.pattern})(?: |\r\n|\r|\n|\Z)")
 _LINE_BREAK: Final = re.compile(r"\r\n|\r|\n")
 
 # Enhanced codes for replies that name none (RFC 3463, RFC 4954 §6, RFC 7504 §5).
@@ -51,7 +55,7 @@ DEFAULT_TEXT_OF_CLASS: Final[Mapping[int, str]] = {
 
 
 def default_enhanced(code: int) -> str:
-    """The enhanced code of a reply that names none, by its code alone."""
+    """The enhanced code of a 2yz, 4yz or 5yz that names none, by its code alone."""
     return DEFAULT_ENHANCED.get(code) or f"{code // 100}.0.0"
 
 
@@ -66,6 +70,11 @@ def split_enhanced(code: int, text: str) -> tuple[str | None, str]:
     if match is None or int(match[2]) != code // 100:
         return None, text
     return match[1], text[match.end() :]
+
+
+def is_blank(text: Iterable[str]) -> bool:
+    """Whether a text, or a list of them, says nothing."""
+    return not any(part.strip() for part in text)
 
 
 def challenge_line(data: bytes) -> bytes:
@@ -135,17 +144,25 @@ class Reply:
 
 def _lines(texts: list[str], room: int, *, utf8: bool) -> tuple[str, ...]:
     """Clean, split and fold; empty when there is nothing to say at all."""
-    cleaned = [_clean(part, utf8=utf8) for text in texts for part in _LINE_BREAK.split(text)]
-    if not any(part.strip() for part in cleaned):
+    if is_blank(texts):
         return ()
+    if len(texts) == 1 and len(texts[0]) <= room and _is_plain(texts[0]):
+        return (texts[0],)  # as nearly all are
+    # Cut first: an application may quote what the peer sent, and work is for what goes out.
+    short = [text[:MAX_REPLY_TEXT] for text in texts[:MAX_REPLY_LINES]]
+    cleaned = [_clean(part, utf8=utf8) for text in short for part in _LINE_BREAK.split(text)]
     # A trailing line break ends the last line; it does not open an empty one.
     while cleaned and not cleaned[-1]:
         cleaned.pop()
     return tuple(line for part in cleaned[:MAX_REPLY_LINES] for line in _fold(part, room))[:MAX_REPLY_LINES]
 
 
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _clean(text: str, *, utf8: bool) -> str:
-    if text.isascii() and text.isprintable():
+    if _is_plain(text):
         return text
     # `isprintable` also refuses surrogates, format characters and every blank but the plain one.
     return "".join(c if c.isprintable() and (utf8 or c.isascii()) else "?" for c in text)
@@ -154,15 +171,20 @@ def _clean(text: str, *, utf8: bool) -> str:
 def _fold(line: str, room: int) -> Iterable[str]:
     """Cut at the last blank that fits; a word longer than a line is cut where the line ends."""
     octets = line.encode()
-    while len(octets) > room:
-        cut = octets.rfind(b" ", 1, room + 1)
-        if cut > 0:
-            yield octets[:cut].decode()
-            octets = octets[cut + 1 :]
-            continue
-        cut = room
-        while octets[cut] & 0xC0 == 0x80:  # noqa: PLR2004 - never inside a UTF-8 character
-            cut -= 1
-        yield octets[:cut].decode()
-        octets = octets[cut:]
-    yield octets.decode()
+    start = 0
+    while len(octets) - start > room:
+        end = octets.rfind(b" ", start + 1, start + room + 1)
+        following = end + 1
+        if end < 0:
+            end = following = _character_start(octets, start + room)
+        yield octets[start:end].decode()
+        start = following
+    # A blank that was the last octet has become the fold; no empty line comes behind it.
+    if start < len(octets) or not start:
+        yield octets[start:].decode()
+
+
+def _character_start(octets: bytes, index: int) -> int:
+    while octets[index] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8 continuation octets are 10xxxxxx
+        index -= 1
+    return index

@@ -160,7 +160,7 @@ class Plain(Mechanism):
     def step(self, response: bytes | None) -> Result:
         if response is None:
             return Challenge(b"")
-        parts = [_text(part) for part in response.split(b"\0")]
+        parts = [_text(part) for part in response.split(b"\0", 3)]
         if len(parts) != 3 or None in parts:  # noqa: PLR2004 - RFC 4616 §2
             return INVALID_USERDATA
         authzid, authcid, password = (part or "" for part in parts)
@@ -236,12 +236,19 @@ class XOAuth2(Mechanism):
 
     def refused(self, refusal: Reject | None) -> Challenge | None:
         """The details as JSON; the client answers with an empty line and is then refused."""
-        if refusal is not None and refusal.code not in (None, 535):
+        if refusal is not None and not _is_failed_login(refusal):
             return None
         import json  # noqa: PLC0415 - a large module for a rare refusal
 
         details = (refusal.challenge if refusal is not None else None) or {}
         return Challenge(json.dumps(dict(details)).encode())
+
+
+def _is_failed_login(refusal: Reject) -> bool:
+    """Whether the refusal will be a 535; an enhanced code of class 4 alone makes it a 451."""
+    if refusal.code is None:
+        return refusal.enhanced is None or refusal.enhanced.startswith("5")
+    return refusal.code == 535  # noqa: PLR2004 - RFC 4954 §6
 
 
 _BUILT_IN: Final[Mapping[str, Callable[[bytes], Mechanism]]] = {

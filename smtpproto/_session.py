@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,9 +92,6 @@ class Envelope:
         return f"<Envelope from {self.mail_from!r} to {self.rcpt_to!r}>"
 
 
-_EXTENDED: Final = frozenset({"EHLO"})
-
-
 class Session:
     """One connection, as events and hooks see it. Set attributes of your own as you like."""
 
@@ -158,7 +155,7 @@ class Session:
         """The protocol for a trace line: SMTP, ESMTPSA, LMTPS ... (RFC 3848)."""
         if self.lmtp:
             base = "LMTP"
-        elif self.opening_command in _EXTENDED:
+        elif self.opening_command == "EHLO":
             base = "ESMTP"
         else:
             return "SMTP"

@@ -42,7 +42,7 @@ def read_result(name: str, value: Any, auth: Credentials | None = None) -> Decis
 
 def read_results(value: Sequence[Any], recipients: int) -> tuple[list[Accept | Reject], str]:
     """One decision for each LMTP recipient from on_data's list, and what was wrong with its length."""
-    decisions = [_one_of_list(each) for each in value[:recipients]]
+    decisions = [_of_message(each) for each in value[:recipients]]
     wrong = ""
     if len(value) != recipients:
         wrong = f"on_data returned {len(value)} results for {recipients} recipients"
@@ -50,10 +50,13 @@ def read_results(value: Sequence[Any], recipients: int) -> tuple[list[Accept | R
     return decisions, wrong
 
 
-def _one_of_list(value: Any) -> Accept | Reject:
-    decision = read_result("on_data", value)
-    if isinstance(decision, Accept | Reject):
-        return decision
+def _of_message(value: Any) -> Accept | Reject:
+    if isinstance(value, Accept | Reject):
+        return value
+    if value is None:
+        return ACCEPT
+    if isinstance(value, str):
+        return Accept(text=value)
     raise _no_reading("on_data", value)
 
 
@@ -68,8 +71,8 @@ def _none_declines(name: str, value: Any, _auth: Credentials | None) -> None:
         raise _no_reading(name, value)
 
 
-def _text_accepts(name: str, value: Any, auth: Credentials | None) -> Decision:
-    return Accept(text=value) if isinstance(value, str) else _none_accepts(name, value, auth)
+def _text_accepts(_name: str, value: Any, _auth: Credentials | None) -> Decision:
+    return _of_message(value)
 
 
 def _user_accepts(_name: str, value: Any, auth: Credentials | None) -> Decision:

@@ -21,7 +21,6 @@ from smtpproto import (
     DataFinished,
     DataRequested,
     DataStarted,
-    DecisionError,
     Event,
     ExpandRequested,
     HelloReceived,
@@ -54,6 +53,7 @@ __all__ = ["Serving"]
 LAST_WORDS: Final = 5.0  # seconds that sending the end of a session may take
 LINGER: Final = 1.0  # seconds for a client that still sends to read our last reply
 LINGER_OCTETS: Final = 256 * 1024
+MAX_UNSENT: Final = 64 * 1024  # octets handed to a hook's `output` before a Send sees them through
 DEFAULT_WINDOW: Final = 60.0  # seconds over which min_data_rate is judged without socket_timeout
 
 
@@ -66,7 +66,7 @@ class Serving:
     __slots__ = (
         "_ask", "_body", "_channel", "_clock", "_close_reason", "_command_deadline", "_core",
         "_data_left", "_deadlines", "_deliver", "_finished", "_receive", "_send", "_server",
-        "_stop_seen", "_window_left", "_window_octets", "counted", "stopping",
+        "_stop_seen", "_unsent", "_window_left", "_window_octets", "counted", "fault", "stopping",
     )  # fmt: skip
 
     def __init__(self, server: ServerCore, core: Connection, clock: Callable[[], float]) -> None:
@@ -86,10 +86,14 @@ class Serving:
         self.stopping: int = 0
         """0 go on, 1 end when the transaction has ended, 2 end now."""
         self.counted: bool = True
+        """Counted for `max_clients`; False for a connection that is one too many."""
+        self.fault: BaseException | None = None
+        """Set by the adapter before LOST: what the socket died of, if it is known."""
+        self._unsent: int = 0
         self._receive: Receive = Receive()
         self._send: Send = Send()
         self._deliver: Deliver = Deliver()
-        self._ask: Ask = Ask(self._output)
+        self._ask: Ask = Ask(self._output_for_hook)
 
     @property
     def session(self) -> Session:
@@ -102,8 +106,10 @@ class Serving:
         return self.stopping > 1
 
     def stop(self, *, now: bool = False) -> None:
-        """Ask for the end. The adapter then resumes a waiting Receive or Send with STOPPED, and
-        with `now` cancels a hook that runs.
+        """Ask for the end.
+
+        The adapter then resumes a waiting Receive or Send with STOPPED, and with `now` cancels a
+        hook that runs.
         """
         self.stopping = max(self.stopping, 2 if now else 1)
 
@@ -116,16 +122,19 @@ class Serving:
             while (event := core.next_event()) is not Signal.CLOSED:
                 yield from self._react(event)
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
-            self._server.report(error, "socket", self.session)
-            core.connection_lost()
-            self._close_reason = "internal error"
+            self._fail(error)
         yield from self._say_goodbye()
         yield _CLOSE
         self._server.closed(self, self._close_reason)
         hook = self._server.hook("on_close")
         if hook is not None:
-            result = yield from self._call("on_close", hook, (self.session,))
+            result = yield self._call("on_close", hook, (self.session,))
             self._judge("on_close", result)
+
+    def _fail(self, error: Exception) -> None:
+        self._server.report(error, "socket", self.session)
+        self._core.connection_lost()
+        self._close_reason = "internal error"
 
     def _react(self, event: Event | Signal) -> Generator[Effect, Any, None]:
         if event is Signal.NEED_DATA:
@@ -142,12 +151,19 @@ class Serving:
     def _output(self) -> bytes:
         """What is ready for the peer, encrypted if it must be."""
         data = self._core.data_to_send()
+        if data:  # a line has been answered: if one is pending, it is another
+            self._command_deadline = None
         channel = self._channel
         if channel is None:
             return data
         if data:
             channel.write(data)
         return channel.outgoing()
+
+    def _output_for_hook(self) -> bytes:
+        data = self._output()
+        self._unsent += len(data)
+        return data
 
     def _flush(self) -> Generator[Effect, Any, None]:
         data = self._output()
@@ -157,18 +173,19 @@ class Serving:
     def _transmit(self, data: bytes) -> Generator[Effect, Any, None]:
         send = self._send
         send.data = data
+        self._unsent = 0
         limit = self._core.options.socket_timeout
         send.deadline = None if limit is None else self._clock() + limit
         result = yield send
         while result is Outcome.STOPPED:
-            # Its reply is on the way; the loop sees the stop at the next boundary.
             if self.expendable:
-                self._core.connection_lost()
+                self._pass_on_stop()
                 return
+            # Its reply is on the way; the loop sees the stop at the next boundary.
             send.data = b""
             result = yield send
         if result is Outcome.LOST:
-            self._core.connection_lost()
+            self._peer_lost(self.fault)
         elif result is Outcome.TIMED_OUT:
             self._core.timeout("socket_timeout")
 
@@ -178,6 +195,8 @@ class Serving:
         data = self._output()
         if data:
             yield from self._transmit(data)
+            if core.state is State.CLOSED:
+                return
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
             return
@@ -185,6 +204,9 @@ class Serving:
             return
         now = self._clock()
         kind = self._next_deadline(now)
+        if kind == "session_timeout" and (self._receive.deadline or now) <= now:
+            core.timeout(kind)  # also for a client that never lets us wait
+            return
         result = yield self._receive
         if core.in_message:
             self._account(now, result)
@@ -193,7 +215,7 @@ class Serving:
         elif result is Outcome.TIMED_OUT and kind is not None and kind != "min_data_rate":
             core.timeout(kind)
         elif result is Outcome.LOST:
-            core.connection_lost()
+            self._peer_lost(self.fault)
 
     def _take(self, data: bytes) -> None:
         """Octets from the socket, b"" at their end."""
@@ -216,8 +238,7 @@ class Serving:
         try:
             plain = channel.read()
         except ssl.SSLError as error:
-            self._server.log.debug("%s: TLS failed: %s", self.session.id, error)
-            self._core.connection_lost()
+            self._peer_lost(error)
             return True
         if plain:
             self._core.receive_data(plain)
@@ -225,9 +246,18 @@ class Serving:
             self._core.receive_eof()
         return bool(plain) or channel.closed
 
-    def _pass_on_stop(self) -> None:
+    def _peer_lost(self, error: BaseException | None) -> None:
+        """An error of the socket is worth an event where it costs a transaction."""
+        stage = _STAGE_OF_LOSS.get(self._core.state)
+        self._core.connection_lost()
+        if error is not None and stage is not None:
+            self._server.report(error, stage, self.session)
+        elif error is not None:
+            self._server.log.debug("%s: connection lost: %r", self.session.id, error)
+
+    def _pass_on_stop(self, *, now: bool = False) -> None:
         self._stop_seen = self.stopping
-        self._core.shutdown(now=self.expendable)
+        self._core.shutdown(now=now or self.expendable)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -247,11 +277,10 @@ class Serving:
                 kind, deadline = "command_timeout", self._command_deadline
         else:
             self._command_deadline = None
-        in_data = core.in_message
         for other, at in self._deadlines.items():
-            if at < deadline and not (in_data and other == "session_timeout"):
+            if at < deadline and (other != "session_timeout" or core.state in _COMMAND_AWAITED):
                 kind, deadline = other, at
-        if in_data:
+        if core.in_message:
             if self._data_left is not None and now + self._data_left < deadline:
                 kind, deadline = "data_timeout", now + self._data_left
             if options.min_data_rate is not None and now + self._window_left < deadline:
@@ -297,13 +326,11 @@ class Serving:
         *,
         watch: bool = False,
         body: MessageBody | None = None,
-    ) -> Generator[Effect, Any, Any]:
+    ) -> Ask:
         ask = self._ask
         ask.name, ask.hook, ask.args, ask.watch, ask.body = name, hook, args, watch, body
-        ask.seconds = self._server.options.hook_timeout
-        ask.lookup = False
-        result = yield ask
-        return result
+        ask.seconds, ask.lookup = self._server.options.hook_timeout, False
+        return ask
 
     def _judge(self, name: str, result: Any) -> Reject | None:
         """Report a hook that failed; None when it did not."""
@@ -326,9 +353,15 @@ class Serving:
         core = self._core
         result: Any = None
         if hook is not None:
-            result = yield from self._call(name, hook, args, watch=before_greeting)
-            if not (yield from self._still_asked(event, result)):
-                return
+            if self._unsent > MAX_UNSENT:
+                yield from self._transmit(self._output())
+                if core.question is not event:
+                    return
+            result = yield self._call(name, hook, args, watch=before_greeting)
+            if isinstance(result, Outcome) or self.stopping > self._stop_seen:
+                yield from self._look_up_from(event, result)
+                if core.question is not event:
+                    return
         if before_greeting:
             yield from self._poll()
             if core.question is not event:
@@ -338,16 +371,14 @@ class Serving:
         else:
             self._decide(name, result, event.auth if isinstance(event, AuthRequested) else None)
 
-    def _still_asked(self, event: Event, result: Any) -> Generator[Effect, Any, bool]:
-        """False when the answer no longer matters: the peer is gone, or the session was ended."""
-        core = self._core
+    def _look_up_from(self, event: Event, result: Any) -> Generator[Effect, Any, None]:
+        """Something else came while a hook ran: then the question may be open no longer."""
         if result is Outcome.LOST:
-            core.connection_lost()
+            self._peer_lost(self.fault)
         elif result is Outcome.INTERRUPTED:
-            yield from self._poll()
+            yield from self._hear_out(event)
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
-        return core.question is event
 
     def _decide(self, name: str, result: Any, auth: Any = None) -> None:
         core = self._core
@@ -355,7 +386,7 @@ class Serving:
         if decision is None:
             try:
                 core.decide(read_result(name, result, auth))
-            except (DecisionError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - a result of the application's can be anything
                 self._server.report(error, "hook", self.session)
                 core.decide(failure(name))
         else:
@@ -363,44 +394,67 @@ class Serving:
 
     def _poll(self) -> Generator[Effect, Any, None]:
         """Take what the client has sent by now, without waiting."""
+        if self._channel is not None and self._take_decrypted(self._channel):
+            return
         self._receive.deadline = self._clock()
         result = yield self._receive
         if isinstance(result, bytes):
             self._take(result)
         elif result is Outcome.LOST:
-            self._core.connection_lost()
+            self._peer_lost(self.fault)
+
+    def _hear_out(self, event: Event) -> Generator[Effect, Any, None]:
+        """The client has begun to speak: read on until it is certain what that was.
+
+        Under TLS a record can come in pieces, and may say no more than goodbye.
+        """
+        core = self._core
+        while core.question is event:
+            kind = self._next_deadline(self._clock())
+            result = yield self._receive
+            if isinstance(result, bytes):
+                self._take(result)
+                if not result or (self._channel is not None and self._channel.closed):
+                    core.connection_lost()
+            elif result is Outcome.TIMED_OUT and kind is not None:
+                core.timeout(kind)
+            elif result is Outcome.STOPPED:
+                self._pass_on_stop(now=True)
+            else:
+                self._peer_lost(self.fault)
 
     # --- before the greeting --------------------------------------------------------------------
 
     def _connect(self, event: ConnectRequested) -> Generator[Effect, Any, None]:
         server, core = self._server, self._core
         if server.options.early_talker_delay:
-            yield from self._hold_back(server.options.early_talker_delay)
+            yield from self._hold_back(event, server.options.early_talker_delay)
         if core.question is event:
             yield from self._find_name(event)
         if core.question is event:
             yield from self._ask_hook(event, "on_connect", event.session, before_greeting=True)
 
-    def _hold_back(self, delay: float) -> Generator[Effect, Any, None]:
+    def _hold_back(self, event: ConnectRequested, delay: float) -> Generator[Effect, Any, None]:
         core = self._core
-        asked = core.question
         until = self._clock() + delay
-        limit = self._deadlines.get("greeting_timeout")
-        self._receive.deadline = until if limit is None else min(until, limit)
-        result = yield self._receive
-        if isinstance(result, bytes) and result:
-            self._take(result)
-        elif result is Outcome.LOST:
-            core.connection_lost()
-        elif result is Outcome.STOPPED:
-            self._stop_seen = self.stopping
-            core.shutdown(now=True)
-        elif result is Outcome.TIMED_OUT and limit is not None and limit < until:
-            core.timeout("greeting_timeout")
-        elif result == b"":
-            core.receive_eof()
-        if core.question is asked and self._clock() < until and isinstance(result, bytes) and result:
-            yield from self._hold_back(until - self._clock())
+        limit = self._deadlines.get("greeting_timeout", _NEVER)
+        if self._channel is not None:
+            self._take_decrypted(self._channel)
+        while core.question is event:
+            self._receive.deadline = min(until, limit)
+            result = yield self._receive
+            if isinstance(result, bytes):
+                self._take(result)
+                if not result:  # it has said all it will ever say
+                    return
+            elif result is Outcome.TIMED_OUT:
+                if limit < until:
+                    core.timeout("greeting_timeout")
+                return
+            elif result is Outcome.STOPPED:
+                self._pass_on_stop(now=True)
+            else:
+                self._peer_lost(self.fault)
 
     def _find_name(self, event: ConnectRequested) -> Generator[Effect, Any, None]:
         server, core = self._server, self._core
@@ -408,14 +462,23 @@ class Serving:
         ip = event.session.remote_address
         if not ip or options.disable_reverse_lookup:
             return
-        ask = self._ask
-        ask.name, ask.hook, ask.args, ask.watch, ask.body = "resolver", server.reverse, (ip,), True, None
-        ask.seconds, ask.lookup = options.reverse_lookup_timeout, True
+        if self.stopping > self._stop_seen:
+            self._pass_on_stop(now=True)
+            return
+        limit = _NEVER if options.reverse_lookup_timeout is None else options.reverse_lookup_timeout
+        left = self._deadlines.get("greeting_timeout", _NEVER) - self._clock()
+        ask = self._call("resolver", server.resolve, (ip,), watch=True)
+        ask.seconds, ask.lookup = min(limit, left), True
+        if ask.seconds == _NEVER:
+            ask.seconds = None
         result = yield ask
-        if result is Outcome.STOPPED or (self.stopping and not self._stop_seen):
-            self._stop_seen = self.stopping
-            core.shutdown(now=True)
-        elif (yield from self._still_asked(event, result)):
+        if self.stopping > self._stop_seen:
+            self._pass_on_stop(now=True)
+        elif result is Outcome.TIMED_OUT and left <= limit:
+            core.timeout("greeting_timeout")
+        elif result in _ANSWERED_BY_PEER:
+            yield from self._look_up_from(event, result)
+        else:
             name = server.checked_name(ip, result)
             if name:
                 core.set_client_hostname(name)
@@ -432,6 +495,7 @@ class Serving:
     # --- TLS --------------------------------------------------------------------------------------
 
     def _handshake(self, event: NeedsTLS | NeedsStartTLS) -> Generator[Effect, Any, None]:
+        """No reply to what goes wrong here, and no way back to plaintext (RFC 3207 §4.1)."""
         core = self._core
         yield from self._flush()
         if core.question is not event:
@@ -439,55 +503,42 @@ class Serving:
         channel = self._server.contexts.channel()
         if isinstance(event, NeedsTLS) and event.data:
             channel.receive(event.data)
+        error = yield from self._shake_hands(event, channel)
+        if error is not None:
+            core.connection_lost()
+            self._server.report(error, "tls", self.session)
+        elif core.question is event:
+            self._channel = channel
+            core.tls_established(channel.details())
+
+    def _shake_hands(
+        self, event: NeedsTLS | NeedsStartTLS, channel: TlsChannel
+    ) -> Generator[Effect, Any, Exception | None]:
+        """What went wrong, if anything did; when `stop` ends it, the question is open no longer."""
+        core = self._core
         while True:
-            try:
-                done = channel.handshake()
-            except (ssl.SSLError, ssl.CertificateError) as error:
-                yield from self._handshake_failed(channel, error)
-                return
-            octets = channel.outgoing()
+            done, error = _step(channel)
+            octets = channel.outgoing()  # TLS's own alert, too
             if octets:
                 yield from self._transmit(octets)
+            if self.stopping > self._stop_seen:
+                self._pass_on_stop()
+            if done or error is not None:
+                return error
             if core.question is not event:
-                return
-            if done:
-                self._channel = channel
-                core.tls_established(channel.details())
-                return
-            if not (yield from self._handshake_octets(event, channel)):
-                return
-
-    def _handshake_octets(
-        self, event: NeedsTLS | NeedsStartTLS, channel: TlsChannel
-    ) -> Generator[Effect, Any, bool]:
-        """Wait for the client's part; False when the handshake is over without success."""
-        core = self._core
-        if self.stopping > self._stop_seen:
-            self._pass_on_stop()
-            return False
-        kind = self._next_deadline(self._clock())
-        result = yield self._receive
-        if isinstance(result, bytes):
-            if result:
-                channel.receive(result)
-            else:
-                channel.receive_eof()
-            return True
-        if result is Outcome.TIMED_OUT and kind is not None:
-            core.timeout(kind)
-            self._server.report(TimeoutError("TLS handshake timed out"), "tls", self.session)
-        elif result is Outcome.LOST:
-            core.connection_lost()
-            self._server.report(ConnectionError("lost in the TLS handshake"), "tls", self.session)
-        return core.question is event
-
-    def _handshake_failed(self, channel: TlsChannel, error: Exception) -> Generator[Effect, Any, None]:
-        """No reply and no way back to plaintext (RFC 3207 §4.1); only TLS's own alert is sent."""
-        octets = channel.outgoing()
-        if octets:
-            yield from self._transmit(octets)
-        self._core.connection_lost()
-        self._server.report(error, "tls", self.session)
+                return None if self.stopping else ConnectionError("lost in the TLS handshake")
+            kind = self._next_deadline(self._clock())
+            result = yield self._receive
+            if isinstance(result, bytes):
+                if result:
+                    channel.receive(result)
+                else:
+                    channel.receive_eof()
+            elif result is Outcome.TIMED_OUT and kind is not None:
+                core.timeout(kind)
+                return TimeoutError("the TLS handshake took too long")
+            elif result is Outcome.LOST:
+                return ConnectionError("lost in the TLS handshake")
 
     # --- the message ------------------------------------------------------------------------------
 
@@ -501,13 +552,15 @@ class Serving:
         hook = server.hook("on_data")
         result: Any = None
         if hook is not None:
-            result = yield from self._call("on_data", hook, (event.session,), body=body)
+            result = yield self._call("on_data", hook, (event.session,), body=body)
             while isinstance(result, Pull):
                 self._deliver.data = (yield from self._next_chunk()) or b""
                 result = yield self._deliver
             body.ended = True
+            if isinstance(result, Outcome):
+                body.give_up(result)
             if result is Outcome.LOST:
-                self._core.connection_lost()
+                self._peer_lost(self.fault)
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
         while self._finished is None and (yield from self._next_chunk()) is not None:
@@ -521,24 +574,35 @@ class Serving:
         core, body = self._core, self._body
         if body is None:
             return None
-        while self._finished is None:
-            event = core.next_event()
-            if isinstance(event, DataChunk):
-                return event.data
-            if event is Signal.NEED_DATA:
-                yield from self._wait_for_peer()
-            elif isinstance(event, DataFinished):
-                self._finished = event
-            elif isinstance(event, DataAborted):
-                body.aborted = event.reason
-                return b""
-            elif isinstance(event, TimerChanged):
-                self._timer_changed(event)
-            elif isinstance(event, ConnectionClosed):
-                self._note_end(event)
-            elif event is Signal.CLOSED:
-                return None
+        try:
+            while self._finished is None:
+                event = core.next_event()
+                if isinstance(event, DataChunk):
+                    return event.data
+                if event is Signal.NEED_DATA:
+                    yield from self._wait_for_peer()
+                elif event is Signal.CLOSED:
+                    return None
+                elif self._note(event, body):
+                    return b""
+        except Exception as error:  # noqa: BLE001 - the hook that pulls is not to be told
+            self._fail(error)
+            body.give_up(Outcome.LOST)
+            return None
         return b""
+
+    def _note(self, event: Event | Signal, body: MessageBody) -> bool:
+        """Take an event within a message that is no octets; True when no octets will come."""
+        if isinstance(event, DataFinished):
+            self._finished = event
+        elif isinstance(event, DataAborted):
+            body.aborted = event.reason
+            return True
+        elif isinstance(event, TimerChanged):
+            self._timer_changed(event)
+        elif isinstance(event, ConnectionClosed):
+            self._note_end(event)
+        return False
 
     def _answer_message(self, body: MessageBody, result: Any) -> None:
         core = self._core
@@ -557,7 +621,7 @@ class Serving:
         try:
             decisions, wrong = read_results(results, len(core.session.envelope.rcpt_to))
             core.decide(decisions)
-        except (DecisionError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - as in _decide
             self._server.report(error, "hook", self.session)
             core.decide(failure("on_data"))
             return
@@ -598,7 +662,7 @@ class Serving:
                 return
             octets += len(result)
 
-    _reactions: ClassVar[Mapping[type[object], Callable[[Serving, Any], Generator[Effect, Any, None]]]] = {
+    _reactions: ClassVar[Mapping[type[object], Callable[[Any, Any], Generator[Effect, Any, None]]]] = {
         TimerChanged: _timer_changed,
         NeedsTLS: _handshake,
         NeedsStartTLS: _handshake,
@@ -612,7 +676,10 @@ class Serving:
 
 _CLOSE: Final = Close()
 _NEVER: Final = float("inf")
+_ANSWERED_BY_PEER: Final = (Outcome.LOST, Outcome.INTERRUPTED)
 _HELD_BY_LOOP: Final = frozenset({"socket_timeout", "command_timeout", "min_data_rate"})
+_COMMAND_AWAITED: Final = frozenset({State.GREETED, State.READY, State.AUTH, State.MAIL, State.RCPT})
+_STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA: "stream"}
 _PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
 _PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
 
@@ -630,10 +697,17 @@ _HOOK_OF: Final[Mapping[type[object], tuple[str, ...]]] = {
 }
 
 
+def _step(channel: TlsChannel) -> tuple[bool, Exception | None]:
+    try:
+        return channel.handshake(), None
+    except (ssl.SSLError, ssl.CertificateError) as error:
+        return False, error
+
+
 def _nothing() -> Generator[Effect, Any, None]:
     return
     yield  # a generator without effects
 
 
-def _ignore(_serving: Serving, _event: Any) -> Generator[Effect, Any, None]:
+def _ignore(_serving: Any, _event: Any) -> Generator[Effect, Any, None]:
     return _nothing()

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from base64 import b32hexencode
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from smtpproto import (
     CommandReceived,
@@ -24,6 +24,7 @@ from smtpproto import (
 from smtpproto_server._effects import Failed, Outcome
 from smtpproto_server._loop import Serving
 from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server._steps import is_coroutine_function
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["EVENTS", "Address", "ServerCore", "socket_address"]
 
 Address = tuple[str, int] | str
+MAX_COLOURS: Final = 64  # hooks of which it is remembered whether they are coroutine functions
 EVENTS: Final = ("listening", "close", "connect", "error")
 
 _QUESTION_OF: Final[Mapping[str, type[Event]]] = {
@@ -75,6 +77,8 @@ class ServerCore:
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
         self._clients: int = 0
         self._refusing: int = 0
+        self._warned: bool = False
+        self._colours: dict[Any, bool] = {}
         for name in (*HOOKS, *OPTIONAL_HOOKS):
             given = getattr(self.options, name)
             if given is None and getattr(type(self), name) is None:
@@ -88,6 +92,19 @@ class ServerCore:
         """The hook as it is set now."""
         found: Hook | None = getattr(self, name)
         return found
+
+    def is_coroutine(self, hook: Hook) -> bool:
+        """Whether a hook gives a coroutine when called; found out once for each."""
+        function = getattr(hook, "__func__", hook)  # a method is a new object at every look
+        try:
+            return self._colours[function]
+        except KeyError:
+            if len(self._colours) >= MAX_COLOURS:  # an application that sets a new hook every time
+                self._colours.clear()
+            colour = self._colours[function] = is_coroutine_function(hook)
+            return colour
+        except TypeError:  # not hashable
+            return is_coroutine_function(hook)
 
     def on(self, event: str, listener: Callable[..., Any]) -> Self:
         """Call `listener` at each `event`: "listening", "close", "connect" or "error"."""
@@ -131,7 +148,8 @@ class ServerCore:
         """Log an error and emit it. `stage`: accept, proxy, tls, hook, socket or stream."""
         remote = session.remote_address if session is not None else remote
         name = session.id if session is not None else "-"
-        traceback = error if stage in ("hook", "socket") else None
+        # A hook's error, or our own, is looked for in a program; one of the network is not.
+        traceback = error if stage == "hook" or not isinstance(error, OSError) else None
         self.log.error("%s [%s]: %s: %s", name, remote, stage, _said(error), exc_info=traceback)
         self.emit("error", error, {"stage": stage, "session": session, "remote_address": remote})
 
@@ -177,7 +195,9 @@ class ServerCore:
         return serving
 
     def closed(self, serving: Serving, reason: str) -> None:
-        """Count a connection out."""
+        """Count a connection out; once, whoever says so first."""
+        if serving.session not in self.connections:
+            return
         self.connections.discard(serving.session)
         if serving.counted:
             self._clients -= 1
@@ -202,19 +222,19 @@ class ServerCore:
 
     # --- names --------------------------------------------------------------------------------------
 
-    def reverse(self, ip: str) -> Any:
-        """The names of an address, by the resolver of the options or the system's."""
-        if self.options.resolver is not None:
-            return self.options.resolver.reverse(ip)
-        return [socket.getnameinfo((ip, 0), socket.NI_NAMEREQD)[0]]
+    @property
+    def resolve(self) -> Hook:
+        """What gives the names of an address: the resolver of the options, or the system's."""
+        resolver = self.options.resolver
+        return _system_resolver if resolver is None else resolver.reverse
 
     def checked_name(self, ip: str, result: Any) -> str:
         """The first name of a look-up if it can stand in a reply and a log; else ""."""
         if isinstance(result, list | tuple) and result:
-            name = result[0]  # pyright: ignore[reportUnknownVariableType]
+            name: Any = cast("list[Any]", result)[0]
             if isinstance(name, str) and name.isascii() and name.isprintable() and name and " " not in name:
                 return name
-        why = result.exception if isinstance(result, Failed) else result
+        why: Any = result.exception if isinstance(result, Failed) else cast("Any", result)
         self.log.debug("[%s] has no usable name: %r", ip, why if not isinstance(why, Outcome) else why.value)
         return ""
 
@@ -244,11 +264,18 @@ class ServerCore:
         self.contexts.update(**tls_options)
 
     def prepare(self) -> None:
-        """What `listen` does before it binds: build contexts, warn of what is wide open."""
+        """What `listen` does before it binds: build contexts, warn of what is wide open, once."""
         self.contexts  # noqa: B018 - built for its faults
+        if self._warned:
+            return
+        self._warned = True
         for name in ("use_proxy", "use_xclient", "use_xforward"):
             if getattr(self.options, name) is True:
                 self.log.warning("%s=True: anyone who can connect can forge addresses", name)
+
+
+def _system_resolver(ip: str) -> list[str]:
+    return [socket.getnameinfo((ip, 0), socket.NI_NAMEREQD)[0]]
 
 
 def new_id() -> str:

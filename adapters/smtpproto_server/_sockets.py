@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["bind_tcp", "bind_unix", "listener_address"]
 
@@ -32,7 +36,7 @@ def bind_tcp(host: str | None, port: int, backlog: int) -> list[socket.socket]:
 
 
 def _bind_all(
-    addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]],
+    addresses: Sequence[tuple[socket.AddressFamily, tuple[object, ...]]],
     port: int,
     backlog: int,
     *,
@@ -55,7 +59,7 @@ def _bind_all(
             port = sock.getsockname()[1]
             sock.listen(backlog)
             sock.settimeout(0)
-    except OSError:
+    except BaseException:  # OverflowError for a port that is none
         for sock in sockets:
             sock.close()
         raise
@@ -82,9 +86,10 @@ def _is_stale(path: str) -> bool:
     try:
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
             return False
-    except OSError:
+    except (OSError, ValueError):  # not there; a name in Linux's abstract space
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)  # one whose backlog is full is alive
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -97,4 +102,6 @@ def _is_stale(path: str) -> bool:
 def listener_address(sock: socket.socket) -> tuple[str, int] | str:
     """`(host, port)`, or the path of a unix socket."""
     name = sock.getsockname()
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else str(name)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(name, tuple):
+        return str(name[0]), int(name[1])  # pyright: ignore[reportUnknownArgumentType]
+    return os.fsdecode(name)  # octets for a name in Linux's abstract space

@@ -45,4 +45,4 @@ def is_coroutine_function(hook: Callable[..., Any]) -> bool:
     """True for what gives a coroutine when called, through partials and callable objects."""
     while isinstance(hook, functools.partial):
         hook = hook.func
-    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
+
+from smtpproto_server._effects import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from smtpproto import IncomingMessage, Reject
 
@@ -38,6 +40,11 @@ class MessageBody:
         self.ended: bool = False
         """The hook has returned: nobody may read any more."""
 
+    def give_up(self, outcome: Outcome) -> None:
+        """The hook was given up: whoever of it reads on is told why, and never that this is the end."""
+        if self.aborted is None:
+            self.aborted = _GIVEN_UP[outcome]
+
     def check(self, chunk: bytes) -> bytes:
         if not chunk and self.aborted is not None:
             raise StreamAborted(self.aborted)
@@ -49,14 +56,22 @@ class MessageBody:
         self.check(b"")
 
 
+_GIVEN_UP: Final[Mapping[Outcome, str]] = {
+    Outcome.LOST: "connection_lost",
+    Outcome.TIMED_OUT: "timeout",
+    Outcome.STOPPED: "shutdown",
+}
+
+
 class _Facts:
     """What both streams tell of the message."""
 
-    __slots__ = ("_body", "_rest")
+    __slots__ = ("_at", "_body", "_rest")
 
     def __init__(self, body: MessageBody) -> None:
         self._body: MessageBody = body
         self._rest: bytes = b""
+        self._at: int = 0
 
     @property
     def byte_length(self) -> int:
@@ -78,10 +93,19 @@ class _Facts:
         """What will be answered whatever the hook returns; final once `complete`."""
         return self._body.message.refusal
 
+    def _held(self, n: int = -1) -> bytes:
+        """What an earlier read has left over, at most `n` octets of it."""
+        rest, at = self._rest, self._at
+        if n < 0 or len(rest) - at <= n:
+            self._rest, self._at = b"", 0
+            return rest[at:]
+        self._at = at + n
+        return rest[at : at + n]
+
     def _split(self, chunk: bytes, n: int) -> bytes:
-        if n < 0 or len(chunk) <= n:
+        if len(chunk) <= n:
             return chunk
-        self._rest = chunk[n:]
+        self._rest, self._at = chunk, n
         return chunk[:n]
 
 
@@ -105,16 +129,21 @@ class Stream(_Facts):
 
     def read(self, n: int = -1) -> bytes:
         """Up to `n` octets as they come, b"" at the end; without `n` all there are."""
-        if n >= 0:
-            return self._split(self._next(), n)
-        return b"".join(self)
+        if n < 0:
+            return b"".join(self)
+        if self._rest or not n:
+            return self._held(n)
+        return self._split(self._next(), n)
 
     def _next(self) -> bytes:
         if self._rest:
-            chunk, self._rest = self._rest, b""
-            return chunk
+            return self._held()
         self._body.check_open()
-        return self._body.check(self._pull())
+        try:
+            return self._body.check(self._pull())
+        except RuntimeError:
+            self._body.check(b"")  # why the hook was given up says more
+            raise
 
 
 class AsyncStream(_Facts):
@@ -137,14 +166,30 @@ class AsyncStream(_Facts):
         return chunk
 
     async def read(self, n: int = -1) -> bytes:
-        """Up to `n` octets as they come, b"" at the end; without `n` all there are."""
-        if n >= 0:
-            return self._split(await self._next(), n)
-        return b"".join([chunk async for chunk in self])
+        """Up to `n` octets as they come, b"" at the end; without `n` all there are.
+
+        A read that is cancelled loses nothing: the next one begins where it began.
+        """
+        if n < 0:
+            return await self._read_all()
+        if self._rest or not n:
+            return self._held(n)
+        return self._split(await self._next(), n)
+
+    async def _read_all(self) -> bytes:
+        chunks: list[bytes] = []
+        try:
+            async for chunk in self:
+                chunks.append(chunk)  # noqa: PERF401 - what came before a cancellation is kept
+        except Exception:
+            raise
+        except BaseException:
+            self._rest = b"".join(chunks)
+            raise
+        return b"".join(chunks)
 
     async def _next(self) -> bytes:
         if self._rest:
-            chunk, self._rest = self._rest, b""
-            return chunk
+            return self._held()
         self._body.check_open()
         return self._body.check(await self._pull())

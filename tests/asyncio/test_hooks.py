@@ -321,13 +321,11 @@ def test_a_coroutine_hook_is_cancelled_when_the_connection_is_lost() -> None:
         assert not server.errors
 
 
-def test_a_hook_that_raises_cancelled_error_by_itself_ends_only_its_connection() -> None:
-    with running(on_mail_from=exiting) as server:
-        with server.client().greeted() as client:
-            client.send(b"MAIL FROM:<a@x>\r\n")
-            assert b"250" not in client.rest()
-        with server.client().greeted() as other:
-            assert other.say("NOOP") == "250 2.0.0 OK"
+def test_a_hook_that_raises_cancelled_error_by_itself_has_failed_like_any_other() -> None:
+    with running(on_mail_from=exiting) as server, server.client().greeted() as client:
+        assert client.say("MAIL FROM:<a@x>") == f"451 4.3.0 {ERROR}"
+        assert client.say("NOOP") == "250 2.0.0 OK"
+        assert isinstance(server.errors[0][0], asyncio.CancelledError)
 
 
 def reset(client: Client) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from smtpproto import _catalogue as say
 from smtpproto._decisions import ACCEPT, Accept, Challenge, Reject, decided_reply
-from smtpproto._reply import Reply
+from smtpproto._message import MESSAGE_ENHANCED
+from smtpproto._reply import MAX_REPLY_LINE, Reply
 
 RCPT_OK = Reply(250, "2.1.5", "Accepted")
 NO_MAILBOX = Reply(550, "5.1.1", "Requested action not taken")
@@ -59,7 +66,12 @@ def test_a_challenge_takes_octets() -> None:
     ("decision", "default", "expected"),
     [
         (ACCEPT, RCPT_OK, Reply(250, "2.1.5", "Accepted")),
-        (Accept(251), RCPT_OK, Reply(251, "2.1.5", "OK")),
+        (Accept(251), RCPT_OK, Reply(251, "2.1.5", "Accepted")),
+        (Accept(250), RCPT_OK, RCPT_OK),
+        (Accept(text=""), RCPT_OK, RCPT_OK),
+        (Accept(251, text=" "), RCPT_OK, Reply(251, "2.1.5", "Accepted")),
+        (Accept(text="2.1.9"), RCPT_OK, Reply(250, "2.1.9", "Accepted")),
+        (Accept(text=["2.1.9", "fine"]), RCPT_OK, Reply(250, "2.1.9", "fine")),
         (Accept(text="fine"), RCPT_OK, Reply(250, "2.1.5", "fine")),
         (Accept(text=["one", "two"]), RCPT_OK, Reply(250, "2.1.5", ["one", "two"])),
         (Accept(text="2.1.9 fine"), RCPT_OK, Reply(250, "2.1.9", "fine")),
@@ -70,6 +82,11 @@ def test_a_challenge_takes_octets() -> None:
         (Reject(text=""), NO_MAILBOX, NO_MAILBOX),
         (Reject(text=[]), NO_MAILBOX, NO_MAILBOX),
         (Reject(554), NO_MAILBOX, Reply(554, "5.6.0", "Transaction failed")),
+        (Reject(554, text=""), NO_MAILBOX, Reply(554, "5.6.0", "Transaction failed")),
+        (Reject(550, "5.7.1", ""), NO_MAILBOX, Reply(550, "5.7.1", "Requested action not taken")),
+        (Reject(550, "5.7.1", "5.1.1 no"), NO_MAILBOX, Reply(550, "5.7.1", "5.1.1 no")),
+        (Reject(421), NO_MAILBOX, Reply(421, "4.3.2", "Service not available, closing connection")),
+        (Reject(text="5.7.1\nno"), NO_MAILBOX, Reply(550, "5.7.1", "no")),
         (Reject(450, text="4.7.1 wait"), NO_MAILBOX, Reply(450, "4.7.1", "wait")),
         (Reject(450, text="5.7.1 wait"), NO_MAILBOX, Reply(450, "4.2.1", "5.7.1 wait")),
         (
@@ -85,6 +102,85 @@ def test_a_decision_fills_in_what_it_says_and_leaves_the_rest_to_its_place(
     decision: Accept | Reject, default: Reply, expected: Reply
 ) -> None:
     assert decided_reply(decision, default) == expected
+
+
+# Behaviour §13.2: the context of the hook first, then the table of codes.
+@pytest.mark.parametrize(
+    ("place", "decision", "code", "enhanced"),
+    [
+        (say.SENDER_OK, ACCEPT, 250, "2.1.0"),
+        (say.SENDER_OK, Accept(250, text="x"), 250, "2.1.0"),
+        (say.MAILBOX_REFUSED, Reject(550), 550, "5.1.1"),
+        (say.MAILBOX_REFUSED, Reject(553), 553, "5.1.3"),
+        (say.MAILBOX_REFUSED, Reject(450), 450, "4.2.1"),
+        (say.RECIPIENT_OK, Accept(text="x"), 250, "2.1.5"),
+        (say.RECIPIENT_OK, Accept(251), 251, "2.1.5"),
+        (say.RECIPIENT_OK, Accept(251, text="x"), 251, "2.1.5"),
+        (say.QUEUED, Accept(text="x"), 250, "2.6.0"),
+        (say.QUEUED, Accept(text="2.0.0 x"), 250, "2.0.0"),
+        (say.MESSAGE_REFUSED, Reject(), 450, "4.2.1"),
+        (say.MESSAGE_REFUSED, Reject(550), 550, "5.7.1"),
+        (say.MESSAGE_REFUSED, Reject(550, "5.6.0"), 550, "5.6.0"),
+        (say.MESSAGE_REFUSED, Reject(554), 554, "5.6.0"),
+        (say.MESSAGE_REFUSED, Reject(452), 452, "4.2.2"),
+        (say.SECURITY_REFUSED, Reject(), 554, "5.7.1"),
+        (say.SECURITY_REFUSED, Reject(554), 554, "5.7.1"),
+        (say.SECURITY_REFUSED, Reject(text="x"), 554, "5.7.1"),
+        (say.SECURITY_REFUSED, Reject(550), 550, "5.1.1"),
+        (say.LOGIN_OK, Accept(user="u"), 235, "2.7.0"),
+        (say.LOGIN_OK, Accept(235, text="x", user="u"), 235, "2.7.0"),
+        (say.LOGIN_REFUSED, Reject(), 535, "5.7.8"),
+        (say.LOGIN_REFUSED, Reject(454), 454, "4.7.0"),
+        (say.DATA_REFUSED, Reject(), 554, "5.6.0"),
+        (say.CANNOT_VERIFY, Accept(250), 250, "2.0.0"),
+        (say.HELP, Accept(211), 211, "2.0.0"),
+    ],
+)
+def test_the_context_of_the_hook_goes_before_the_table_of_codes(
+    place: Reply, decision: Accept | Reject, code: int, enhanced: str
+) -> None:
+    codes = MESSAGE_ENHANCED if place is say.MESSAGE_REFUSED else None
+    reply = decided_reply(decision, place, code_defaults=codes)
+    assert (reply.code, reply.enhanced) == (code, enhanced)
+
+
+@pytest.mark.parametrize(
+    ("decision", "place"),
+    [(ACCEPT, RCPT_OK), (Accept(250), RCPT_OK), (Reject(), NO_MAILBOX), (Reject(550), NO_MAILBOX)],
+)
+def test_a_decision_without_words_costs_no_new_reply(decision: Accept | Reject, place: Reply) -> None:
+    assert decided_reply(decision, place) is place
+
+
+CODES = st.sampled_from([None, 400, 421, 450, 451, 499, 500, 535, 550, 554, 599])
+SUBJECTS = st.sampled_from([None, "0.0", "7.1", "999.999"])
+LINE = re.compile(r"(\d{3})[- ](\d\.\d{1,3}\.\d{1,3}) [^\x00-\x1f\x7f-\x9f]*")
+
+
+@given(
+    CODES, SUBJECTS,
+    st.one_of(
+        st.text(), st.lists(st.text(), max_size=4), st.text(alphabet="245.17 \r\n"),
+        st.from_regex(r"\A[245]\.[0-9]\.[0-9] .*"), st.text(alphabet="a ", min_size=400),
+    ),
+    st.sampled_from([say.MAILBOX_REFUSED, say.MESSAGE_REFUSED, say.SECURITY_REFUSED, say.LOGIN_REFUSED]),
+    st.booleans(),
+)  # fmt: skip
+def test_no_text_changes_what_was_asked(
+    code: int | None, subject: str | None, text: str | list[str], place: Reply, utf8: bool
+) -> None:
+    """I4 and I17: one reply of the code and enhanced code asked, or of the place's where none was."""
+    expected = code or place.code
+    enhanced = subject and f"{expected // 100}.{subject}"
+    reply = decided_reply(Reject(code, enhanced, text), place, utf8=utf8)
+    lines = reply.encode(coded=True).decode().removesuffix("\r\n").split("\r\n")
+    found = [LINE.fullmatch(line) for line in lines]
+    assert {match and match[1] for match in found} == {str(expected)}
+    assert {match and match[2] for match in found} == {reply.enhanced}
+    assert enhanced in {None, reply.enhanced}
+    assert str(reply.enhanced)[0] == str(expected)[0]
+    assert [line[3] for line in lines] == ["-"] * (len(lines) - 1) + [" "]
+    assert all(len(line.encode()) + 2 <= MAX_REPLY_LINE for line in lines)
 
 
 def test_the_place_may_have_enhanced_codes_of_its_own() -> None:
@@ -107,6 +203,19 @@ def test_a_reject_can_be_raised() -> None:
         raise Reject(550, "5.7.1", "no", challenge={"status": "400"})
     assert caught.value.code == 550
     assert caught.value.challenge == {"status": "400"}
+
+
+def test_a_reject_survives_copying_whatever_its_text_was_made_of() -> None:
+    refusal = Reject(550, "5.7.1", (line for line in ["a", "b"]), challenge={"status": "400"})
+    assert refusal.text == ("a", "b")
+    assert copy.copy(refusal) == refusal
+    assert pickle.loads(pickle.dumps(refusal)) == refusal  # noqa: S301 - our own octets
+
+
+@pytest.mark.parametrize("challenge", [{"a": object()}, {"a": float("nan")}, 5])
+def test_a_challenge_that_is_no_json_fails_where_it_is_written(challenge: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Reject(challenge=challenge)
 
 
 def test_decisions_are_values() -> None:

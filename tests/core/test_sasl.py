@@ -159,7 +159,13 @@ def test_xoauth2_needs_both(response: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("refusal", "details"),
-    [(None, {}), (Reject(), {}), (Reject(535), {}), (Reject(challenge={"status": "401"}), {"status": "401"})],
+    [
+        (None, {}),
+        (Reject(), {}),
+        (Reject(535), {}),
+        (Reject(enhanced="5.7.9"), {}),
+        (Reject(challenge={"status": "401"}), {"status": "401"}),
+    ],
 )
 def test_xoauth2_tells_details_before_it_refuses(refusal: Reject | None, details: dict[str, str]) -> None:
     challenge = XOAuth2().refused(refusal)
@@ -169,6 +175,8 @@ def test_xoauth2_tells_details_before_it_refuses(refusal: Reject | None, details
 
 def test_other_refusals_need_no_further_challenge() -> None:
     assert XOAuth2().refused(Reject(454)) is None
+    assert XOAuth2().refused(Reject(550)) is None
+    assert XOAuth2().refused(Reject(enhanced="4.7.0")) is None  # a 451
     assert Plain().refused(Reject()) is None
 
 

@@ -1,0 +1,104 @@
+# What a hook's return value is read as, place by place.
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smtpproto import ACCEPT, Accept, Challenge, PlainCredentials, Reject
+from smtpproto_server._effects import Ask, Failed
+from smtpproto_server._hooks import HookError, failure, read_result, read_results
+
+LOGIN = PlainCredentials("ann", "", "secret")
+PLACES = ["on_connect", "on_secure", "on_mail_from", "on_rcpt_to", "on_helo", "on_vrfy", "on_data", "on_auth"]
+
+
+@pytest.mark.parametrize("place", [*PLACES, "on_command"])
+@pytest.mark.parametrize("decision", [Accept(250), Accept(user="u"), Reject(550)])
+def test_a_decision_is_itself_everywhere(place: str, decision: Accept | Reject) -> None:
+    assert read_result(place, decision, LOGIN) is decision
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_none_accepts_except_that_nobody_logs_in_by_it(place: str) -> None:
+    assert read_result(place, None, LOGIN) == ACCEPT
+    assert read_result("on_auth", None, LOGIN) == Accept(user=None)
+
+
+def test_a_command_that_on_command_does_not_know_stays_unknown() -> None:
+    assert read_result("on_command", None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "user"),
+    [
+        (True, "ann"),
+        ("bob", "bob"),
+        (7, 7),
+        (False, None),
+        ("", None),
+        (0, None),
+        ({"name": "x"}, {"name": "x"}),
+    ],
+)
+def test_what_on_auth_returns_is_the_user(value: object, user: object) -> None:
+    assert read_result("on_auth", value, LOGIN) == Accept(user=user)
+
+
+def test_true_without_credentials_is_a_user_like_any_other() -> None:
+    assert read_result("on_auth", True) == Accept(user=True)
+
+
+def test_a_text_of_on_data_is_the_text_of_its_reply() -> None:
+    assert read_result("on_data", "stored") == Accept(text="stored")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((place, value) for place in (*PLACES[:-2], "on_command") for value in ("text", 1, True, [None])),
+        *(("on_data", value) for value in (1, True, b"text", [None])),
+        *((place, Challenge(b"")) for place in PLACES[:-1]),
+    ],
+)
+def test_what_has_no_reading_is_the_hook_s_error(place: str, value: object) -> None:
+    with pytest.raises(HookError, match=place):
+        read_result(place, value, LOGIN)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_hook_that_failed_is_451_and_421_before_the_session(place: str) -> None:
+    assert failure(place).code == (421 if place in ("on_connect", "on_secure") else 451)
+    assert failure(place).text == "Error: internal error, please try again later"
+
+
+@pytest.mark.parametrize(
+    ("values", "codes", "wrong"),
+    [
+        ([None, "text", Reject(550)], [None, None, 550], ""),
+        ((Accept(250), None, None), [250, None, None], ""),
+        ([None], [None, 451, 451], "on_data returned 1 results for 3 recipients"),
+        ([], [451, 451, 451], "on_data returned 0 results for 3 recipients"),
+        ([None] * 4, [None] * 3, "on_data returned 4 results for 3 recipients"),
+    ],
+)
+def test_a_list_gives_each_recipient_its_decision(values: Any, codes: list[int | None], wrong: str) -> None:
+    decisions, fault = read_results(values, 3)
+    assert [decision.code for decision in decisions] == codes
+    assert fault == wrong
+
+
+@pytest.mark.parametrize("value", [1, [None], Challenge(b"")])
+def test_a_list_with_nonsense_in_it_is_the_hook_s_error(value: object) -> None:
+    with pytest.raises(HookError):
+        read_results([None, value], 2)
+
+
+def test_an_ask_that_was_never_filled_in_asks_nothing() -> None:
+    assert Ask(bytes).hook() is None
+
+
+def test_a_failure_is_what_was_raised() -> None:
+    error = KeyError("x")
+    assert Failed(error).exception is error
