@@ -126,7 +126,9 @@ def _step(core: Core, exchange: Exchange, response: bytes | None) -> None:
 def _checked(mechanism: Mechanism, result: Result) -> Result:
     if not isinstance(result, Challenge | Accept | Reject | AuthRequest):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
         raise LocalProtocolError(
-            f"{result!r} is no step of {mechanism!r}; it takes Challenge, Accept, Reject or AuthRequest"
+            # Its type only: it may well be what the client said.
+            f"{type(result).__name__} is no step of {mechanism!r}; "
+            "it takes Challenge, Accept, Reject or AuthRequest"
         )
     if isinstance(result, Accept) and result.code is not None and result.code not in LOGIN_CODES:
         raise LocalProtocolError(f"{result!r} is no step of {mechanism!r}: a login is accepted with 235")
@@ -139,8 +141,9 @@ def login_decided(core: Core, exchange: Exchange, event: AuthRequested, decision
         exchange.credentials = event.auth
     elif isinstance(decision, Reject) or not decision.user:
         refusal = decision if isinstance(decision, Reject) else None
-        said = decided_reply(refusal or Reject(), _invalid(exchange))
-        more = exchange.mechanism.refused(refusal)
+        said = _invalid(exchange.mechanism) if refusal is None else decided_reply(refusal, say.LOGIN_REFUSED)
+        refused = getattr(exchange.mechanism, "refused", None)  # one of the application's own may lack it
+        more: Challenge | None = None if refused is None else refused(refusal)
         if more is None:
             _fail(core, said)
             return
@@ -149,9 +152,9 @@ def login_decided(core: Core, exchange: Exchange, event: AuthRequested, decision
     _answer(core, decision)
 
 
-def _invalid(exchange: Exchange) -> Reply:
-    """What a refusal without words says; some mechanisms have their own."""
-    text = exchange.mechanism.refusal_text
+def _invalid(mechanism: Mechanism) -> Reply:
+    """What is said when nobody was let in and nobody said why; some mechanisms have their own text."""
+    text: str | None = getattr(mechanism, "refusal_text", None)
     return say.LOGIN_REFUSED if text is None else Reply(535, "5.7.8", text)
 
 

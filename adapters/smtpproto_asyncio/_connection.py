@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 READ_AHEAD: Final = 64 * 1024  # octets that may wait here before the socket is left alone
+FAIR: Final = 8  # writes on end, with up to 64 replies each, before the other connections get their turn
 TOO_LATE: Final = "the stream belongs to on_data, which has returned"
 
 
@@ -47,7 +48,7 @@ class Connection(asyncio.BufferedProtocol):
         "_asking", "_cancels", "_closed", "_deadline", "_doomed", "_eof", "_identity",
         "_inbox", "_interrupted", "_limit", "_loop", "_lost", "_paused", "_pending", "_pulling",
         "_reading", "_run", "_server", "_serving", "_stopping", "_task", "_thread_pull", "_threaded",
-        "_timer", "_transport", "_waiter", "_woken",
+        "_timer", "_transport", "_unwaited", "_waiter", "_woken",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         self._woken: bool = False
         self._reading: bool = True
         self._paused: bool = False
+        self._unwaited: int = 0
         self._waiter: asyncio.Future[Outcome | None] | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -250,6 +252,9 @@ class Connection(asyncio.BufferedProtocol):
         if effect.data and transport is not None and not self._lost:
             transport.write(effect.data)
             effect.data = b""  # a pull that is given up performs its effect again
+            self._unwaited += 1
+            if self._unwaited > FAIR:
+                await self._wait(0.0)
         while self._paused and not self._lost:
             if self._woken:
                 self._woken = False
@@ -294,6 +299,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         waiter: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._waiter = waiter
+        self._unwaited = 0
         if deadline is None or deadline > self._loop.time():
             self._arm(deadline)
         else:

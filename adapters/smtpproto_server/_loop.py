@@ -117,9 +117,8 @@ class Serving:
 
     def run(self) -> Generator[Effect, Any, None]:
         """Serve the connection; the adapter closes the socket when the generator ends."""
-        core = self._core
         try:
-            while (event := core.next_event()) is not Signal.CLOSED:
+            while (event := self._next_event()) is not Signal.CLOSED:
                 yield from self._react(event)
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
             self._fail(error)
@@ -130,6 +129,13 @@ class Serving:
         if hook is not None:
             result = yield self._call("on_close", hook, (self.session,))
             self._judge("on_close", result)
+
+    def _next_event(self) -> Event | Signal:
+        try:
+            return self._core.next_event()
+        except Exception as error:  # noqa: BLE001 - a SASL mechanism of the application's raised
+            self._server.report(error, "hook", self.session)
+            return self._core.next_event()  # its AUTH is answered already; the session goes on
 
     def _fail(self, error: Exception) -> None:
         self._server.report(error, "socket", self.session)

@@ -369,18 +369,21 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stuffed(server: Running) -> Client:
     """A client that reads nothing and has asked for more than the sockets hold."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    narrow.bind(("127.0.0.1", 0))
+    port = narrow.getsockname()[1]
+    server.call(lambda: server.server.listen(sock=narrow))
     client = Client.__new__(Client)
     client.buffer = b""
     client.sock = socket.socket()
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.sock.settimeout(DEADLINE)
-    client.sock.connect(("127.0.0.1", server.port))
-    client.sock.settimeout(0.2)
-    while True:
-        try:
-            client.sock.send(b"EHLO a\r\n" * 8000)
-        except TimeoutError:
-            return client
+    client.sock.connect(("127.0.0.1", port))
+    client.reply()
+    client.send(b"EHLO a\r\n" * 1000)
+    wait_until(lambda: any(peer._paused for peer in server.server.peers))
+    return client
 
 
 @runtimes
@@ -427,7 +430,9 @@ def test_a_hook_that_will_not_be_cancelled_does_not_keep_the_server_open(runtime
     with running(runtime, close_timeout=0.1, **hooks) as server:
         client = server.client().greeted()
         client.send(b"QUIT\r\n" if place == "on_close" else DATA + b"x")
-        wait_until(lambda: asyncio.run_coroutine_threadsafe(asyncio.sleep(0), server.loop).result(DEADLINE) is None)
+        wait_until(
+            lambda: asyncio.run_coroutine_threadsafe(asyncio.sleep(0), server.loop).result(DEADLINE) is None
+        )
         if place == "on_close":
             assert client.reply() == "221 2.0.0 Bye"
         begun = time.monotonic()

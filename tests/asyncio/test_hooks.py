@@ -7,12 +7,12 @@ import asyncio
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from running import DATA, RUNTIMES, Client, Running, running, wait_until
-from smtpproto import Accept, Reject
+from smtpproto import Accept, Mechanism, Reject, Session
 from smtpproto_asyncio import SMTPServer
 
 if TYPE_CHECKING:
@@ -332,3 +332,18 @@ def reset(client: Client) -> None:
     """Close so that the server gets a reset."""
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
+
+
+def test_a_sasl_mechanism_that_raises_is_a_hook_that_fails() -> None:
+    class Faulty(Mechanism):
+        def step(self, response: bytes | None) -> NoReturn:
+            raise RuntimeError(SECRET, response)
+
+    def make(_session: Session) -> Mechanism:
+        return Faulty()
+
+    options: dict[str, Any] = {"auth_methods": ["X-OWN"], "sasl_mechanisms": {"X-OWN": make}}
+    with running(allow_insecure_auth=True, **options) as server, server.client().greeted() as client:
+        assert client.say("AUTH X-OWN") == f"451 4.3.0 {ERROR}"
+        assert client.say("NOOP") == "250 2.0.0 OK"
+        assert [info["stage"] for _, info in server.errors] == ["hook"]

@@ -249,7 +249,7 @@ NOT_ACCEPTED = "535 5.7.8 Error: Username and Password not accepted"
     ("decision", "details", "reply"),
     [
         (Accept(), b"{}", NOT_ACCEPTED),
-        (Reject(), b"{}", NOT_ACCEPTED),
+        (Reject(), b"{}", INVALID),
         (Reject(text="no", challenge={"status": "401"}), b'{"status": "401"}', "535 5.7.8 no"),
         (Reject(535, "5.7.9", "no"), b"{}", "535 5.7.9 no"),
     ],
@@ -451,8 +451,8 @@ def test_where_the_server_speaks_first_there_is_no_initial_response() -> None:
     ("step", "error", "text"),
     [
         (ZeroDivisionError("of the application"), ZeroDivisionError, r"\Aof the application\Z"),
-        ("yes", LocalProtocolError, r"'yes' is no step of <Scripted>; it takes Challenge, Accept, Reject"),
-        (None, LocalProtocolError, r"None is no step of <Scripted>"),
+        ("yes", LocalProtocolError, r"str is no step of <Scripted>; it takes Challenge, Accept, Reject"),
+        (None, LocalProtocolError, r"NoneType is no step of <Scripted>"),
         (
             Accept(250, user="me"),
             LocalProtocolError,
@@ -491,6 +491,24 @@ def test_a_faulty_factory_raises_and_the_client_is_answered() -> None:
     assert outcome.replies[2:] == ["451 Error: internal error, please try again later", "250 OK"]
 
 
+class Bare:
+    """A mechanism with what it must have and no more."""
+
+    server_first = False
+
+    def step(self, response: bytes | None) -> Challenge | AuthRequest:
+        return Challenge(b"") if response is None else AuthRequest(PlainCredentials("", "u", "p"))
+
+
+def test_a_mechanism_need_not_know_our_base_class() -> None:
+    def make(_session: Session) -> Any:
+        return Bare()
+
+    how: dict[str, Any] = {"auth_methods": ["X-OWN"], "sasl_mechanisms": {"X-OWN": make}}
+    assert said_to("AUTH X-OWN", "", **how) == ["334 ", OK]
+    assert said_to("AUTH X-OWN", "", answers={AuthRequested: Accept()}, **how) == ["334 ", INVALID]
+
+
 class Stumbling(Scripted):
     def refused(self, refusal: Reject | None) -> Challenge | None:
         if refusal == Reject(534):
@@ -517,5 +535,5 @@ def test_where_a_mechanism_cannot_refuse_the_question_stays_open() -> None:
 def test_a_conversation_of_three_logins() -> None:
     answers = {AuthRequested: [Reject(), Accept(user="u")]}
     assert said_to("AUTH PLAIN", "*", TOKEN, "", PLAIN, answers=answers) == [
-        "334 ", "501 5.7.0 Authentication aborted", "334 e30=", NOT_ACCEPTED, OK
+        "334 ", "501 5.7.0 Authentication aborted", "334 e30=", INVALID, OK
     ]  # fmt: skip
