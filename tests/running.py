@@ -56,6 +56,17 @@ class Running:
     def close(self, seconds: float = DEADLINE) -> None:
         self.call(self.server.close, seconds)
 
+    def drop(self) -> None:
+        """Close at once, whatever still runs."""
+
+        async def abort() -> None:
+            for peer in tuple(self.server.peers):
+                peer.abort()
+            await self.server.close()
+
+        with contextlib.suppress(Exception):
+            self.call(abort)
+
     def client(self, **how: Any) -> Client:
         return Client(self.port, **how)
 
@@ -78,7 +89,11 @@ def running(
     thread.start()
     try:
         box.call(lambda: made.listen(0, "127.0.0.1"))
-        yield box
+        try:
+            yield box
+        except BaseException:
+            box.drop()  # so that one failure is not followed by others
+            raise
         box.close(options.get("close_timeout", 30.0) + DEADLINE)
         assert not made.connections
         assert not made.peers
