@@ -137,8 +137,8 @@ class Connection:
 
     @property
     def question(self) -> Event | None:
-        """The event that waits for an answer."""
-        return self._core.question
+        """The event that waits for an answer, once `next_event` has handed it out."""
+        return None if self._core.events else self._core.question
 
     @property
     def line_pending(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto import ACCEPT, Accept, Decision, Reject
+from smtpproto import ACCEPT, Accept, Challenge, Decision, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,8 +75,15 @@ def _text_accepts(_name: str, value: Any, _auth: Credentials | None) -> Decision
     return _of_message(value)
 
 
-def _user_accepts(_name: str, value: Any, auth: Credentials | None) -> Decision:
-    """None, False and "" are no success: a hook that forgets to return lets nobody in."""
+def _user_accepts(name: str, value: Any, auth: Credentials | None) -> Decision:
+    """None, False and "" are no success: a hook that forgets to return lets nobody in.
+
+    Nor is an exception or a class a user, such as one that was to be raised or made.
+    """
+    if isinstance(value, Challenge):
+        return value
+    if isinstance(value, BaseException | type):
+        raise _no_reading(name, value)
     if not value:
         return ACCEPT  # an Accept without user is a refusal here
     if value is True and auth is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from running import DATA, RUNTIMES, Client, Running, running, wait_until
-from smtpproto import Accept, Mechanism, Reject, Session
+from smtpproto import Accept, Challenge, Credentials, Mechanism, Reject, Session
 from smtpproto_asyncio import SMTPServer
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ def test_a_refusal_is_returned_or_raised(how: str, place: str, refusal: Reject, 
         ("on_auth", False, "535 5.7.8 Error: Authentication credentials invalid"),
         ("on_auth", "", "535 5.7.8 Error: Authentication credentials invalid"),
         ("on_auth", Accept(), "535 5.7.8 Error: Authentication credentials invalid"),
+        ("on_auth", RuntimeError("to be raised"), f"451 4.3.0 {ERROR}"),
+        ("on_auth", Reject, f"451 4.3.0 {ERROR}"),
     ],
 )
 def test_what_a_hook_returns_is_read_as_its_place_says(place: str, answer: object, expected: str) -> None:
@@ -208,6 +210,18 @@ def test_what_a_hook_returns_is_read_as_its_place_says(place: str, answer: objec
     with running(**options) as server, server.client().greeted() as client:
         client.send(PLACES[place][0] + b"QUIT\r\n")
         assert expected in client.replies()
+
+
+def test_on_auth_may_ask_one_thing_more() -> None:
+    async def on_auth(auth: Credentials, _session: Session) -> Challenge | str | None:
+        if auth.response is None:
+            return Challenge(b"Code:")
+        return auth.username if auth.response == b"123" else None
+
+    with running(allow_insecure_auth=True, on_auth=on_auth) as server, server.client().greeted() as client:
+        assert client.say("AUTH PLAIN AHUAcA==") == "334 Q29kZTo="
+        assert client.say("MTI0") == "535 5.7.8 Error: Authentication credentials invalid"
+        assert client.say("AUTH PLAIN AHUAcA==", "MTIz") == "235 2.7.0 Authentication successful"
 
 
 def test_without_on_auth_nobody_logs_in() -> None:
