@@ -56,8 +56,8 @@ _OPTIONS: Final[Mapping[str, _Option]] = MappingProxyType(
         "cert": _PEM,
         "ssl_context": _Option(None, (ssl.SSLContext,), "an ssl.SSLContext"),
         "ca": _Option(None, (*_PEM.types, list, tuple), f"{_PEM.wanted}, or a list of them"),
-        "request_cert": _Option(False, (bool,), "True or False"),
-        "reject_unauthorized": _Option(True, (bool,), "True or False"),
+        "request_cert": _Option(default=False, types=(bool,), wanted="True or False"),
+        "reject_unauthorized": _Option(default=True, types=(bool,), wanted="True or False"),
         "min_version": _Option("TLSv1.2", (str,), "a str"),
         "max_version": _Option(None, (str,), "a str"),
         "sni_options": _Option({}, (Mapping,), "a mapping of host names to TLS options"),
@@ -626,10 +626,9 @@ def _development(name: str) -> _Built:
 @functools.cache
 def _development_pem(name: str) -> str:
     """A self-signed certificate and its key, made once in a process for each server name."""
-    # Here and not above: this package is the only user, and most servers have certificates.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography import x509  # noqa: PLC0415 - optional, and most servers have certificates
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415 - optional, and most servers have certificates
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - optional, and most servers have certificates
 
     hosts = list(dict.fromkeys(host for host in ("localhost", _host(name)) if host))
     common_names = [text for text in map(str, hosts) if len(text) <= MAX_COMMON_NAME]

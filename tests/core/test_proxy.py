@@ -72,7 +72,7 @@ NOTHING = ProxyInfo(2, "PROXY", "UNKNOWN", None, None, [])
 
 @pytest.mark.parametrize(("line", "info"), [
     (b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 25", text("TCP4", ("1.2.3.4", 1234), ("5.6.7.8", 25))),
-    (b"PROXY TCP4 0.0.0.0 255.255.255.255 0 65535", text("TCP4", ("0.0.0.0", 0), ("255.255.255.255", 65535))),  # noqa: S104 - a text
+    (b"PROXY TCP4 0.0.0.0 255.255.255.255 0 65535", text("TCP4", ("0.0.0.0", 0), ("255.255.255.255", 65535))),
     (b"PROXY TCP6 2001:DB8::1 ::1 1 2", text("TCP6", ("2001:db8::1", 1), ("::1", 2))),
     (b"PROXY TCP6 ::ffff:1.2.3.4 ::ffff:506:708 1 2", text("TCP6", ("1.2.3.4", 1), ("5.6.7.8", 2))),
     (b"PROXY TCP6 " + b" ".join([b"ffff:" * 7 + b"ffff"] * 2) + b" 65535 65535",
