@@ -201,6 +201,16 @@ class Client:
         """All further replies until the server closes."""
         return list(iter(self.reply, ""))
 
+    def fill(self, line: bytes, seconds: float = 0.3) -> int:
+        """Send a line again and again until for some time nothing goes in; how many octets went."""
+        sent, many = 0, line * (65536 // len(line) + 1)
+        self.sock.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent += self.sock.send(many[sent % len(line) :])
+        self.sock.settimeout(DEADLINE)
+        return sent
+
     def end(self) -> None:
         """Say that no more will be sent."""
         self.sock.shutdown(socket.SHUT_WR)

@@ -9,10 +9,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from running import DATA, DEADLINE, RUNTIMES, Client, Running, running, wait_until
 
 import smtpproto_asyncio._server as adapter
 import smtpproto_server._loop as loop
+from running import DATA, DEADLINE, RUNTIMES, Client, Running, running, wait_until
 from smtpproto_server import StreamAborted
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Gate:
 def test_a_hook_that_runs_may_end(
     runtime: str, colour: str, place: str, said: bytes, expected: list[str]
 ) -> None:
-    gate = Gate(True if place == "on_auth" else None)  # noqa: FBT003 - who logs in is asked no more
+    gate = Gate(True if place == "on_auth" else None)
     hooks = {place: gate.hook(colour)}
     handler = type("Handler", (), {})()
     for name, hook in hooks.items():
@@ -426,7 +426,7 @@ def test_a_hook_that_will_not_be_cancelled_does_not_keep_the_server_open(runtime
                 cancels.append(1)
         return "kept all the same"
 
-    hooks: dict[str, Any] = {place.split()[0]: stubborn}
+    hooks: dict[str, Any] = {place.split(maxsplit=1)[0]: stubborn}
     with running(runtime, close_timeout=0.1, **hooks) as server:
         client = server.client().greeted()
         client.send(b"QUIT\r\n" if place == "on_close" else DATA + b"x")

@@ -7,16 +7,17 @@ import contextlib
 import errno
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from running import DEADLINE, RUNTIMES, Client, new_loop, running, wait_until
 
+from running import DEADLINE, RUNTIMES, Client, new_loop, running, wait_until
 from smtpproto import ConfigurationError
 from smtpproto_asyncio import SMTPServer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Generator
     from pathlib import Path
 
     from smtpproto import Session
@@ -49,7 +50,7 @@ async def in_thread(call: Any) -> Any:
 
 
 @contextlib.contextmanager
-def pair() -> Iterator[tuple[socket.socket, Client]]:
+def pair() -> Generator[tuple[socket.socket, Client]]:
     """A connected socket and a client at its other end."""
     ours, theirs = socket.socketpair()
     client = Client.__new__(Client)
@@ -57,6 +58,15 @@ def pair() -> Iterator[tuple[socket.socket, Client]]:
     theirs.settimeout(DEADLINE)
     with client, ours:
         yield ours, client
+
+
+def into(heard: list[str], what: str) -> Callable[..., None]:
+    """A listener that notes that it was called."""
+
+    def listener(*_: object) -> None:
+        heard.append(what)
+
+    return listener
 
 
 def quit_at(port: int, host: str = "127.0.0.1") -> str:
@@ -187,14 +197,14 @@ def test_options_that_do_not_go_together_are_found_by_listen(runtime: str) -> No
 @runtimes
 def test_a_server_listens_again_after_close_as_a_new_one_does(runtime: str) -> None:
     server, heard = server_with(), list[str]()
-    server.on("close", lambda: heard.append("close")).on("listening", lambda _: heard.append("listening"))
+    server.on("close", into(heard, "close")).on("listening", into(heard, "listening"))
 
     async def main() -> None:
         for _ in range(2):
             await server.listen(0, "127.0.0.1")
             address = server.address()
             assert isinstance(address, tuple)
-            assert await in_thread(lambda address=address: quit_at(address[1])) == GREETING
+            assert await in_thread(partial(quit_at, address[1])) == GREETING
             await server.close()
             await server.close()
 
@@ -207,8 +217,8 @@ def test_a_server_listens_again_after_close_as_a_new_one_does(runtime: str) -> N
 def test_listen_during_close_waits_for_its_end(runtime: str) -> None:
     async def main() -> None:
         heard: list[str] = []
-        server = server_with().on("close", lambda: heard.append("close"))
-        server.on("listening", lambda _: heard.append("listening"))
+        server = server_with().on("close", into(heard, "close"))
+        server.on("listening", into(heard, "listening"))
         await server.listen(0, "127.0.0.1")
         closing = asyncio.create_task(server.close())
         await asyncio.sleep(0)
@@ -416,7 +426,7 @@ def test_once_and_off(runtime: str) -> None:
         def always(_: object) -> None:
             heard.append("always")
 
-        server = server_with().on("listening", always).once("listening", lambda _: heard.append("once"))
+        server = server_with().on("listening", always).once("listening", into(heard, "once"))
         for _ in range(2):
             await server.listen(0, "127.0.0.1")
         server.off("listening", always)
@@ -433,12 +443,12 @@ def test_max_clients_are_served_and_the_others_told(runtime: str, secure: bool) 
     closed: list[Session] = []
 
     async def on_connect(session: Session) -> None:
-        assert session.id not in closed
+        assert session not in closed
 
     async def on_close(session: Session) -> None:
         closed.append(session)
 
-    hooks = {"on_connect": on_connect, "on_close": on_close}
+    hooks: dict[str, Any] = {"on_connect": on_connect, "on_close": on_close}
     with running(runtime, max_clients=2, secure=secure, **hooks) as server:
         with server.client(tls=secure).greeted(), server.client(tls=secure).greeted() as second:
             for _ in range(3):

@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 import pytest
-from running import DATA, DEADLINE, RUNTIMES, Client, Running, running, wait_until
 
 import smtpproto_server._loop as loop
+from running import DATA, DEADLINE, RUNTIMES, Client, Running, running, wait_until
 from smtpproto_server import StreamAborted
 
 runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
@@ -38,7 +38,8 @@ class Watch:
     ("said", "replies"), [(b"", 0), (b"EHLO a\r\n", 1), (b"EHLO a\r\nMAIL FROM:<a@x>\r\n", 2), (b"EHL", 0)]
 )
 def test_a_silent_client_is_told_and_left(runtime: str, limit: str, said: bytes, replies: int) -> None:
-    with running(runtime, **{limit: SHORT}) as server, Watch(), server.client() as client:
+    limits: dict[str, Any] = {limit: SHORT}
+    with running(runtime, **limits) as server, Watch(), server.client() as client:
         assert client.reply() == "220 mx.test ESMTP"
         client.send(said)
         assert client.replies()[replies:] == [TIMEOUT]
@@ -171,7 +172,8 @@ class Kept:
 @pytest.mark.parametrize("limit", ["socket_timeout", "data_timeout"])
 def test_a_message_that_stops_is_given_up(runtime: str, limit: str) -> None:
     kept = Kept()
-    with running(runtime, on_data=kept, **{limit: SHORT}) as server, server.client().greeted() as client:
+    limits: dict[str, Any] = {limit: SHORT}
+    with running(runtime, on_data=kept, **limits) as server, server.client().greeted() as client:
         with Watch():
             client.send(DATA + b"hi\r\n")
             assert client.replies()[3:] == [TIMEOUT]

@@ -404,6 +404,8 @@ def test_after_starttls_hello_is_needed_again_and_nothing_is_known() -> None:
     assert session.client_hostname == "c.test"
     assert outcome.connection._core.unknown == 1
     assert len(outcome.of(SecureRequested)) == 1
+    logged_in = converse(EHLO, "AUTH PLAIN AHUAcA==", "STARTTLS", None, allow_insecure_auth=True)
+    assert logged_in.session.user is None
     assert [type(event) for event in outcome.events].count(ConnectRequested) == 1
 
 

@@ -198,6 +198,12 @@ def test_lines_of_an_exchange_are_no_commands() -> None:
     assert not outcome.closed
 
 
+@pytest.mark.parametrize("line", ["*", b64(b"\0u\0p")])
+def test_behind_an_exchange_lines_are_as_short_as_before(line: str) -> None:
+    replies = said_to("AUTH PLAIN", line, b"NOOP " + b"x" * 512 + b"\r\n", max_line_length=512)
+    assert replies[2:] == ["500 5.5.2 Error: Line too long"]
+
+
 # --- what comes of it (§7.2) --------------------------------------------------------------------
 
 

@@ -47,7 +47,8 @@ def test_what_on_auth_returns_is_the_user(value: object, user: object) -> None:
 
 
 def test_true_without_credentials_is_a_user_like_any_other() -> None:
-    assert read_result("on_auth", True) == Accept(user=True)
+    value = True
+    assert read_result("on_auth", value) == Accept(user=True)
 
 
 def test_a_text_of_on_data_is_the_text_of_its_reply() -> None:

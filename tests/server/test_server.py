@@ -181,7 +181,11 @@ def test_under_implicit_tls_only_so_many_refusals_are_pending() -> None:
 
 def test_a_refused_proxy_header_is_an_error_of_that_stage() -> None:
     server, stages = ServerCore(use_proxy=True), list[str]()
-    server.on("error", lambda _, info: stages.append(info["stage"]))
+
+    def note(_: BaseException, info: dict[str, Any]) -> None:
+        stages.append(info["stage"])
+
+    server.on("error", note)
     serving = begun(server)
     assert serving is not None
     server.closed(serving, "PROXY header refused: no PROXY header")

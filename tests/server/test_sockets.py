@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+ANY = "0.0.0.0"
+
+
 def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as sock:
@@ -31,7 +34,7 @@ def test_no_host_is_every_interface_on_one_port() -> None:
     sockets = bind_tcp(None, 0, 5)
     try:
         addresses = [listener_address(sock) for sock in sockets]
-        assert [address[0] for address in addresses] == (["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"])
+        assert [address[0] for address in addresses] == ([ANY, "::"] if has_ipv6() else [ANY])
         assert len({address[1] for address in addresses}) == 1
         assert all(sock.gettimeout() == 0 for sock in sockets)
     finally:
@@ -60,7 +63,10 @@ def test_a_port_that_is_none_leaves_no_socket_behind() -> None:
 
 
 def resolved(*addresses: tuple[socket.AddressFamily, tuple[Any, ...]]) -> Any:
-    return lambda *_, **__: [(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses]
+    def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses]
+
+    return getaddrinfo
 
 
 def test_a_free_port_that_another_address_has_taken_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +97,7 @@ def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch)
                 raise OSError(97, "Address family not supported by protocol")
             super().__init__(family, *args)
 
-    both = resolved((socket.AF_INET6, ("::", 0, 0, 0)), (socket.AF_INET, ("0.0.0.0", 0)))
+    both = resolved((socket.AF_INET6, ("::", 0, 0, 0)), (socket.AF_INET, (ANY, 0)))
     monkeypatch.setattr(socket, "getaddrinfo", both)
     monkeypatch.setattr(socket, "socket", Old)
     sockets = bind_tcp(None, 0, 5)

@@ -25,7 +25,7 @@ class Run:
 
     def __init__(self, hook: Any) -> None:
         self.flushed = 0
-        self.steps = run_flushing(hook, self.flush)
+        self.steps: Any = run_flushing(hook, self.flush)
 
     def flush(self) -> None:
         self.flushed += 1

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+PLAIN, COLOURED = False, True
+
+
 class Read:
     """A stream of either colour over given chunks, read in plain words."""
 
@@ -97,10 +100,7 @@ def test_reading_all_and_iterating_begin_with_the_rest(coloured: bool) -> None:
 @coloured
 def test_reading_octet_by_octet_is_linear(coloured: bool) -> None:
     read = Read(coloured, b"x" * 65536)
-    octet = read.stream.read(1)
-    if coloured:
-        octet.close()
-    rests = set()
+    rests = set[int]()
     for _ in range(100):
         read.read(1)
         rests.add(id(read.stream._rest))
@@ -113,7 +113,7 @@ def test_an_aborted_stream_raises_and_goes_on_raising(coloured: bool, reason: st
     read = Read(coloured, b"one")
     assert read.read(9) == b"one"
     read.body.aborted = reason
-    for call in (lambda: read.read(9), lambda: read.read(), read.all):
+    for call in (lambda: read.read(9), read.read, read.all):
         with pytest.raises(StreamAborted) as raised:
             call()
         assert raised.value.reason == str(raised.value) == reason
@@ -162,7 +162,7 @@ def test_a_hook_that_was_given_up_is_told_why_and_never_that_this_is_the_end(
 
 
 def test_a_plain_hook_that_is_given_up_while_it_asks_is_told_why() -> None:
-    read = Read(False, RuntimeError("too late"))
+    read = Read(PLAIN, RuntimeError("too late"))
 
     def give_up() -> bytes:
         read.body.give_up(Outcome.STOPPED)
@@ -172,18 +172,18 @@ def test_a_plain_hook_that_is_given_up_while_it_asks_is_told_why() -> None:
     with pytest.raises(StreamAborted, match="shutdown"):
         read.read(1)
     with pytest.raises(RuntimeError, match="too late"):
-        Read(False, RuntimeError("too late")).read(1)
+        Read(PLAIN, RuntimeError("too late")).read(1)
 
 
 def test_a_cancelled_read_loses_nothing() -> None:
-    read = Read(True, b"one", b"two", asyncio.CancelledError(), b"three")
+    read = Read(COLOURED, b"one", b"two", asyncio.CancelledError(), b"three")
     with pytest.raises(asyncio.CancelledError):
         read.read()
     assert read.read() == b"onetwothree"
 
 
 def test_a_read_that_fails_keeps_nothing() -> None:
-    read = Read(True, b"one", OSError("x"))
+    read = Read(COLOURED, b"one", OSError("x"))
     with pytest.raises(OSError, match="x"):
         read.read()
     assert read.read() == b""
