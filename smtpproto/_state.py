@@ -36,8 +36,6 @@ class State(Enum):
     UPGRADED = "TLS is up, not yet approved"
     CLOSED = "the end"
 
-    __hash__ = object.__hash__  # members are looked up for every command; Enum's own is Python code
-
 
 @unique
 class Step(Enum):
@@ -62,8 +60,9 @@ class Step(Enum):
     APPROVED = "approved"
     XCLIENT = "XCLIENT"
 
-    __hash__ = object.__hash__
 
+# Members are looked up for every command, and Enum's own hash is Python code.
+State.__hash__ = Step.__hash__ = object.__hash__  # type: ignore[method-assign] # the point
 
 # Beginnings have no state to come from.
 BEGIN: Final[Mapping[Step, State]] = {

@@ -408,6 +408,8 @@ class Serving:
             self._take(result)
         elif result is Outcome.LOST:
             self._peer_lost(self.fault)
+        elif result is Outcome.STOPPED:
+            self._pass_on_stop()
 
     def _hear_out(self, event: Event) -> Generator[Effect, Any, None]:
         """The client has begun to speak: read on until it is certain what that was.

@@ -753,6 +753,20 @@ def test_a_hook_during_which_the_connection_is_lost_decides_nothing(said: bytes)
     assert not play.errors
 
 
+def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_goes_on() -> None:
+    class Broken:
+        server_first = False
+
+        def step(self, _response: bytes | None) -> None:
+            raise KeyError("x")
+
+    mechanisms: dict[str, Any] = {"X-BROKEN": lambda _: Broken()}
+    play = Play(sasl_mechanisms=mechanisms, auth_methods=["X-BROKEN"], allow_insecure_auth=True)
+    assert play.say(b"AUTH X-BROKEN AAAA\r\nNOOP\r\n") == BROKEN + b"250 2.0.0 OK\r\n"
+    assert isinstance(play.error()[0], KeyError)
+    assert play.error()[1] == "hook"
+
+
 # --- before the greeting ----------------------------------------------------------------------------
 
 
@@ -1292,6 +1306,12 @@ def test_stop_in_the_lookup_is_a_421(result: Any) -> None:
     play.serving.stop()
     play.resume(result)
     assert play.sent() == UNCODED_DOWN
+    play.ends(lingers=True)
+
+
+def test_stop_before_the_greeting_is_a_421_in_its_place() -> None:
+    play = Play(greeted=False)
+    assert play.stop() == UNCODED_DOWN
     play.ends(lingers=True)
 
 
