@@ -760,7 +760,10 @@ def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_
         def step(self, _response: bytes | None) -> None:
             raise KeyError("x")
 
-    mechanisms: dict[str, Any] = {"X-BROKEN": lambda _: Broken()}
+    def make(_session: object) -> Broken:
+        return Broken()
+
+    mechanisms: dict[str, Any] = {"X-BROKEN": make}
     play = Play(sasl_mechanisms=mechanisms, auth_methods=["X-BROKEN"], allow_insecure_auth=True)
     assert play.say(b"AUTH X-BROKEN AAAA\r\nNOOP\r\n") == BROKEN + b"250 2.0.0 OK\r\n"
     assert isinstance(play.error()[0], KeyError)
