@@ -46,9 +46,9 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_asking", "_cancels", "_closed", "_deadline", "_doomed", "_eof", "_identity",
-        "_inbox", "_interrupted", "_limit", "_loop", "_lost", "_paused", "_pending", "_pulling",
+        "_inbox", "_interrupted", "_limit", "_limit_at", "_loop", "_lost", "_paused", "_pending", "_pulling",
         "_reading", "_run", "_server", "_serving", "_stopping", "_task", "_thread_pull", "_threaded",
-        "_timer", "_transport", "_unwaited", "_waiter", "_woken",
+        "_timer", "_timer_at", "_transport", "_unwaited", "_waiter", "_woken",
     )  # fmt: skip
 
     def __init__(
@@ -73,12 +73,14 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[Outcome | None] | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float = 0.0  # what is near is no TimerHandle in uvloop, and cannot be asked
 
         self._asking: Ask | None = None
         self._interrupted: Outcome | None = None
         self._cancels: int = 0
         self._doomed: int = 0
         self._limit: asyncio.TimerHandle | None = None
+        self._limit_at: float = 0.0
         self._pulling: object | None = None
         self._pending: Effect | None = None
         self._thread_pull: ThreadFuture[bytes] | None = None
@@ -324,9 +326,10 @@ class Connection(asyncio.BufferedProtocol):
         if deadline is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer_at <= deadline:
                 return
             self._timer.cancel()
+        self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
@@ -347,7 +350,7 @@ class Connection(asyncio.BufferedProtocol):
             return Outcome.INTERRUPTED
         self._asking, self._interrupted = ask, None
         if ask.seconds is not None:
-            self._limit = self._loop.call_later(ask.seconds, self._interrupt, Outcome.TIMED_OUT)
+            self._start_limit(ask.seconds)
         result: Any = None
         try:
             result = await self._call(ask)
@@ -435,13 +438,17 @@ class Connection(asyncio.BufferedProtocol):
             if self._pulling is pull:
                 self._pulling = None
                 if left is not None:
-                    self._limit = self._loop.call_later(left, self._interrupt, Outcome.TIMED_OUT)
+                    self._start_limit(left)
+
+    def _start_limit(self, seconds: float) -> None:
+        self._limit_at = self._loop.time() + seconds
+        self._limit = self._loop.call_at(self._limit_at, self._interrupt, Outcome.TIMED_OUT)
 
     def _hold_limit(self) -> float | None:
         """Stop the hook's time while it waits for the client; what is left of it."""
         if self._limit is None:
             return None
-        left = self._limit.when() - self._loop.time()
+        left = self._limit_at - self._loop.time()
         self._limit.cancel()
         self._limit = None
         return left

@@ -87,6 +87,38 @@ def test_a_client_that_keeps_talking_is_ended_by_session_timeout(runtime: str) -
 
 
 @runtimes
+def test_what_is_left_of_a_time_may_be_as_little_as_it_likes(runtime: str) -> None:
+    with running(runtime, session_timeout=0.02) as server:
+        for _ in range(20):
+            with server.client().greeted() as client:
+                while (reply := client.say("NOOP")) == "250 2.0.0 OK":
+                    pass
+                assert reply == TIMEOUT
+        assert not server.errors
+
+
+@runtimes
+@pytest.mark.parametrize("coloured", [True, False])
+def test_the_time_of_a_hook_may_be_as_little_as_it_likes(runtime: str, coloured: bool) -> None:
+    async def read(stream: Any, _session: object) -> None:
+        async for _ in stream:
+            pass
+
+    def read_plain(stream: Any, _session: object) -> None:
+        for _ in stream:
+            pass
+
+    hook = read if coloured else read_plain
+    with running(runtime, on_data=hook, hook_timeout=0.0002) as server, server.client().greeted() as client:
+        for _ in range(20):
+            client.send(DATA)
+            assert [client.reply() for _ in range(3)][2].startswith("354 ")
+            client.send(b"one\r\n")
+            client.send(b"two\r\n.\r\n")
+            assert client.reply()[:3] in ("250", "451")
+
+
+@runtimes
 @pytest.mark.parametrize("said", [b"", b"PROXY TCP4"])
 def test_a_proxy_header_that_does_not_come_is_not_answered(runtime: str, said: bytes) -> None:
     with running(runtime, use_proxy=True, proxy_timeout=SHORT) as server, Watch(), server.client() as client:
