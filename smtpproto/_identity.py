@@ -16,23 +16,19 @@ from smtpproto._state import AFTER, OUT_OF_ORDER, Step
 from smtpproto._xclient import XCLIENT_ATTRIBUTES, XFORWARD_ATTRIBUTES, read_attributes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from smtpproto._core import Core
     from smtpproto._decisions import Decision
+    from smtpproto._xclient import Check
 
 __all__ = ["bracketed", "xclient", "xclient_login_decided", "xforward"]
 
 
 def xclient(core: Core, argument: str) -> None:
     """XCLIENT attribute=value ..."""
-    if not core.may_xclient():
-        core.say(say.NOT_ALLOWED)
-        return
-    if Step.XCLIENT not in AFTER[core.state]:
-        core.say(OUT_OF_ORDER[Step.XCLIENT][core.state])
-        return
-    attributes = read_attributes(argument, XCLIENT_ATTRIBUTES)
-    if isinstance(attributes, Reply):
-        core.say(attributes)
+    attributes = _attributes(core, argument, XCLIENT_ATTRIBUTES, entitled=core.may_xclient())
+    if attributes is None:
         return
     _apply(core, attributes)
     login = attributes.get("LOGIN")
@@ -44,21 +40,31 @@ def xclient(core: Core, argument: str) -> None:
 
 def xforward(core: Core, argument: str) -> None:
     """XFORWARD attribute=value ...: for the application and its log, changes nothing else."""
-    if not core.may_xforward():
-        core.say(say.NOT_ALLOWED)
-        return
-    if Step.XCLIENT not in AFTER[core.state]:
-        core.say(OUT_OF_ORDER[Step.XCLIENT][core.state])
-        return
-    attributes = read_attributes(argument, XFORWARD_ATTRIBUTES)
-    if isinstance(attributes, Reply):
-        core.say(attributes)
+    attributes = _attributes(core, argument, XFORWARD_ATTRIBUTES, entitled=core.may_xforward())
+    if attributes is None:
         return
     if not core.session.x_forward:
         # The first one of a transaction makes all that it does not name unavailable.
         core.session.x_forward = dict.fromkeys(XFORWARD_ATTRIBUTES)
     core.session.x_forward.update(attributes)
     core.say(say.OK)
+
+
+def _attributes(
+    core: Core, argument: str, table: Mapping[str, Check], *, entitled: bool
+) -> dict[str, str | None] | None:
+    """What the command says, or None when it was refused and has been answered."""
+    if not entitled:
+        core.say(say.NOT_ALLOWED)
+        return None
+    if Step.XCLIENT not in AFTER[core.state]:
+        core.say(OUT_OF_ORDER[Step.XCLIENT][core.state])
+        return None
+    attributes = read_attributes(argument, table)
+    if isinstance(attributes, Reply):
+        core.say(attributes)
+        return None
+    return attributes
 
 
 def xclient_login_decided(core: Core, decision: Decision) -> None:
