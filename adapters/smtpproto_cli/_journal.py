@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 from contextlib import suppress
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from typing import IO, TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -43,7 +43,15 @@ class Journal:
         if reconfigure is not None:
             # An address may hold what the encoding of the output does not.
             reconfigure(errors="backslashreplace")
-        self._console: Console = Console(highlight=False, markup=False, emoji=False)
+        # It only colours. What is written goes past it: a console whose output is a pipe that
+        # nobody reads any more would end the hook, and the client would be told 451 of stored mail.
+        self._console: Console = Console(
+            file=StringIO(),
+            force_terminal=_is_terminal(sys.stdout),
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self._lock: threading.Lock = threading.Lock()
 
     def ready(self, addresses: Iterable[tuple[str, int] | str]) -> None:
@@ -78,10 +86,13 @@ class Journal:
         text = Text(no_wrap=True)
         for name, value in _facts(session, size, stored):
             text.append(f"{' ' if text else ''}{name}=", "dim").append(visible(value))
-        # Not printed by the console: that would end the process with the reader of a pipe.
         with self._console.capture() as capture:
             self._console.print(text, soft_wrap=True)
         return capture.get()
+
+
+def _is_terminal(output: IO[str] | None) -> bool:
+    return output is not None and output.isatty()
 
 
 def address_text(address: tuple[str, int] | str) -> str:

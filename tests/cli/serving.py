@@ -24,9 +24,12 @@ ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "smtpproto_cli")
 PATIENCE: Final = 30.0  # seconds; much more than anything takes on a busy machine
 
+# What would make the output another than a user's: colour, and an output without a buffer.
+_NOT_OURS: Final = frozenset({"FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED"})
+
 # As installed, and from a tree that is not.
 ENVIRONMENT: Final = {
-    **{name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "NO_COLOR"}},
+    **{name: value for name, value in os.environ.items() if name not in _NOT_OURS},
     "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "adapters"))),
     "PYTHONWARNINGS": "default::ResourceWarning",
 }
