@@ -44,11 +44,13 @@ LIBRARIES: Final[Mapping[str, frozenset[str]]] = {  # the I/O library of each pa
     "smtpproto_anyio": frozenset({"anyio", "sniffio"}),
     "smtpproto_gevent": frozenset({"gevent"}),
     "smtpproto_blocking": frozenset(),
-    "smtpproto_cli": frozenset({"asyncio", "click", "rich"}),
+    "smtpproto_cli": frozenset({"anyio", "asyncio", "click", "gevent", "rich"}),
+    "smtpproto_kit": frozenset({"asyncio", "pytest", "trustme"}),
 }
 LAZILY: Final[Mapping[str, frozenset[str]]] = {  # only inside a function
     "smtpproto_server": frozenset({"cryptography"}),  # for the development certificate
     "smtpproto_cli": frozenset({"uvloop", *LIBRARIES}),  # the runtime that was asked for
+    "smtpproto_kit": frozenset({"anyio", "asyncio", "gevent", "uvloop", *LIBRARIES}),
 }
 STDLIB: Final = sys.stdlib_module_names - {"asyncio"}
 BELOW: Final = frozenset({"smtpproto", "smtpproto_server"})

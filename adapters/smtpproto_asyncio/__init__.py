@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smtpproto_asyncio._server import SMTPServer
+from smtpproto_asyncio._server import SMTPServer, serve, serve_connection
 from smtpproto_server import Options
 
-__all__ = ["Options", "SMTPServer"]
+__all__ = ["Options", "SMTPServer", "serve", "serve_connection"]

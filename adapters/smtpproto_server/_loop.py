@@ -100,6 +100,10 @@ class Serving:
         """The session being served."""
         return self._core.session
 
+    def now(self) -> float:
+        """The runtime's clock, in seconds."""
+        return self._clock()
+
     @property
     def expendable(self) -> bool:
         """Nothing would be lost by cancelling what runs now: `stop(now=True)` was called."""
@@ -359,10 +363,8 @@ class Serving:
         core = self._core
         result: Any = None
         if hook is not None:
-            if self._unsent > MAX_UNSENT:
-                yield from self._transmit(self._output())
-                if core.question is not event:
-                    return
+            if not (yield from self._send_before_hook()) or core.question is not event:
+                return
             result = yield self._call(name, hook, args, watch=before_greeting)
             if isinstance(result, Outcome) or self.stopping > self._stop_seen:
                 yield from self._look_up_from(event, result)
@@ -376,6 +378,14 @@ class Serving:
             core.decide(NOT_IMPLEMENTED if name == "on_auth" else ACCEPT)
         else:
             self._decide(name, result, event.auth if isinstance(event, AuthRequested) else None)
+
+    def _send_before_hook(self) -> Generator[Effect, Any, bool]:
+        """What must be sent before a hook is called; False if the connection ended of it."""
+        if self._server.flushes_first:
+            yield from self._flush()
+        elif self._unsent > MAX_UNSENT:
+            yield from self._transmit(self._output())
+        return self._core.state is not State.CLOSED
 
     def _look_up_from(self, event: Event, result: Any) -> Generator[Effect, Any, None]:
         """Something else came while a hook ran: then the question may be open no longer."""
@@ -559,7 +569,7 @@ class Serving:
         body = self._body = MessageBody(event.message)
         hook = server.hook("on_data")
         result: Any = None
-        if hook is not None:
+        if hook is not None and (yield from self._send_before_hook()):
             result = yield self._call("on_data", hook, (event.session,), body=body)
             while isinstance(result, Pull):
                 self._deliver.data = (yield from self._next_chunk()) or b""

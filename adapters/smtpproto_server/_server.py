@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from base64 import b32hexencode
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypedDict, cast
 
 from smtpproto import (
     CommandReceived,
@@ -19,25 +20,51 @@ from smtpproto import (
     HelloReceived,
     HelpRequested,
     VerifyRequested,
-    canonical_address,
 )
 from smtpproto_server._effects import Failed, Outcome
+from smtpproto_server._listener import Listener
 from smtpproto_server._loop import Serving
 from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server._sockets import bind_tcp, bind_unix, socket_address
 from smtpproto_server._steps import is_coroutine_function
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from smtpproto import Session
     from smtpproto_server._options import Hook
+    from smtpproto_server._peer import Peer
 
-__all__ = ["EVENTS", "Address", "ServerCore", "socket_address"]
+__all__ = ["EVENTS", "Address", "Identity", "Place", "ServerCore"]
 
 Address = tuple[str, int] | str
 MAX_COLOURS: Final = 64  # hooks of which it is remembered whether they are coroutine functions
 EVENTS: Final = ("listening", "close", "connect", "error")
+GRACE: Final = 5.5  # seconds from the end of close_timeout until connections are dropped
+LAST_GRACE: Final = 0.4  # seconds until those that still run are left to themselves
+
+
+class Place(TypedDict, total=False):
+    """Where to listen, if not on TCP."""
+
+    path: str | None
+    """Of a unix socket; its file is made, and removed by `close`."""
+    sock: socket.socket | None
+    """Bound already, by somebody else."""
+    backlog: int
+    """Connections that may wait to be accepted; 100."""
+
+
+class Identity(TypedDict, total=False):
+    """What a handed-in connection says of itself, in the place of what its socket would."""
+
+    id: str | None
+    local_address: str | None
+    local_port: int | None
+    remote_address: str | None
+    remote_port: int | None
+
 
 _QUESTION_OF: Final[Mapping[str, type[Event]]] = {
     "on_helo": HelloReceived,
@@ -50,7 +77,12 @@ _QUESTION_OF: Final[Mapping[str, type[Event]]] = {
 
 
 class ServerCore:
-    """What every adapter's SMTPServer is: it adds listening and the running of `Serving`s."""
+    """What every adapter's SMTPServer is: it adds waiting for sockets and the running of `Peer`s."""
+
+    coroutines: ClassVar[bool] = True
+    """Hooks may be coroutine functions."""
+    flushes_first: ClassVar[bool] = False
+    """Replies are sent before a hook is called, for want of a way to see that it has to wait."""
 
     on_connect: Hook | None = None
     on_secure: Hook | None = None
@@ -73,8 +105,12 @@ class ServerCore:
         self.log: logging.Logger = logging.getLogger("smtpproto")
         self.connections: set[Session] = set()
         """The live sessions."""
+        self.peers: set[Peer[Any]] = set()
+        """The connections, those included whose last hook still runs."""
+        self.listeners: list[Listener] = []
         self._contexts: TlsContexts | None = None
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
+        self._counting: threading.Lock = threading.Lock()
         self._clients: int = 0
         self._refusing: int = 0
         self._warned: bool = False
@@ -85,6 +121,16 @@ class ServerCore:
                 given = getattr(self.options.handler, name, None)
             if given is not None:
                 setattr(self, name, given)
+        if not self.coroutines:
+            self._refuse_coroutines()
+
+    def _refuse_coroutines(self) -> None:
+        hooks = {name: getattr(self, name) for name in (*HOOKS, *OPTIONAL_HOOKS)}
+        for name, hook in {**hooks, "resolver": self.resolve}.items():
+            if hook is not None and self.is_coroutine(hook):
+                raise TypeError(
+                    f"{name} is a coroutine function; {type(self).__module__} takes plain functions"
+                )
 
     # --- hooks and events -------------------------------------------------------------------------
 
@@ -153,7 +199,96 @@ class ServerCore:
         self.log.error("%s [%s]: %s: %s", name, remote, stage, _said(error), exc_info=traceback)
         self.emit("error", error, {"stage": stage, "session": session, "remote_address": remote})
 
+    # --- listening and closing ----------------------------------------------------------------------
+
+    def bind(
+        self,
+        port: int = 0,
+        host: str | None = None,
+        *,
+        path: str | None = None,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+    ) -> list[Listener]:
+        """Sockets that listen on TCP (`host` None: all interfaces), on a path, or as they were given.
+
+        Looks names up, so it may block. Raises OSError for what cannot be bound.
+        """
+        if sock is not None:
+            sock.settimeout(0)
+            sock.listen(backlog)
+            return [Listener(self, sock)]
+        if path is not None:
+            return [Listener(self, bind_unix(path, backlog), path)]
+        return [Listener(self, each) for each in bind_tcp(host, port, backlog)]
+
+    def listening(self, listeners: list[Listener]) -> Self:
+        """These are being accepted from."""
+        self.listeners += listeners
+        self.emit("listening", listeners[0].address)
+        return self
+
+    def address(self) -> Address | None:
+        """`(host, port)` or the path of the first listener, None when not listening."""
+        return self.listeners[0].address if self.listeners else None
+
+    def addresses(self) -> list[Address]:
+        """The addresses of all listeners."""
+        return [listener.address for listener in self.listeners]
+
+    def closing(self) -> Iterator[float]:
+        """The steps of `close`: at each, wait until `peers` is empty, at most so many seconds."""
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+        for peer in self.peers.copy():
+            peer.stop()
+        yield self.options.close_timeout
+        for peer in self.peers.copy():
+            peer.stop(now=True)
+        yield GRACE
+        for peer in self.peers.copy():
+            peer.abort()
+        yield LAST_GRACE
+        for peer in self.peers.copy():  # their hooks will not be cancelled
+            peer.end()
+
+    def gone(self, peer: Peer[Any]) -> None:
+        """A connection has ended, with all that belongs to it."""
+        self.peers.discard(peer)
+        if not self.peers:
+            self.emptied()
+
+    def emptied(self) -> None:
+        """`peers` is empty: of the runtime's own."""
+
     # --- one connection -----------------------------------------------------------------------------
+
+    def admit(
+        self,
+        sock: socket.socket,
+        clock: Callable[[], float],
+        *,
+        id: str | None = None,  # noqa: A002 - the session's own name for it
+        local_address: str | None = None,
+        local_port: int | None = None,
+        remote_address: str | None = None,
+        remote_port: int | None = None,
+    ) -> Serving | None:
+        """Begin to serve a connected socket; None: it was one too many, and is closed."""
+        sock.settimeout(0)
+        local, remote = socket_address(_asked(sock.getsockname)), (remote_address, remote_port)
+        if None in remote:
+            remote = socket_address(_asked(sock.getpeername))
+        serving = self.begin(
+            (_first(local_address, local[0]), _first(local_port, local[1])),
+            (_first(remote_address, remote[0]), _first(remote_port, remote[1])),
+            clock,
+            id,
+        )
+        if serving is None:
+            sock.close()
+        return serving
 
     def begin(
         self,
@@ -283,11 +418,15 @@ def new_id() -> str:
     return b32hexencode(os.urandom(10)).decode("ascii").lower()
 
 
-def socket_address(address: Any) -> tuple[str, int]:
-    """A socket's address as (address, port); ("", 0) for a unix socket."""
-    if isinstance(address, tuple) and len(address) >= 2:  # pyright: ignore[reportUnknownArgumentType] # noqa: PLR2004
-        return canonical_address(str(address[0])), int(address[1])  # pyright: ignore[reportUnknownArgumentType]
-    return "", 0
+def _asked(name: Callable[[], Any]) -> Any:
+    try:
+        return name()
+    except OSError:  # a client that was gone before we looked; reading will tell
+        return None
+
+
+def _first(given: Any, found: Any) -> Any:
+    return found if given is None else given
 
 
 def _said(error: BaseException) -> str:

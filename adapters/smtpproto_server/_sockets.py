@@ -7,12 +7,14 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from smtpproto import canonical_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["bind_tcp", "bind_unix", "listener_address"]
+__all__ = ["bind_tcp", "bind_unix", "listener_address", "socket_address"]
 
 ANY_PORT_TRIES: Final = 20
 
@@ -105,3 +107,10 @@ def listener_address(sock: socket.socket) -> tuple[str, int] | str:
     if isinstance(name, tuple):
         return str(name[0]), int(name[1])  # pyright: ignore[reportUnknownArgumentType]
     return os.fsdecode(name)  # octets for a name in Linux's abstract space
+
+
+def socket_address(address: Any) -> tuple[str, int]:
+    """A socket's address as (address, port); ("", 0) for a unix socket."""
+    if isinstance(address, tuple) and len(address) >= 2:  # pyright: ignore[reportUnknownArgumentType] # noqa: PLR2004
+        return canonical_address(str(address[0])), int(address[1])  # pyright: ignore[reportUnknownArgumentType]
+    return "", 0

@@ -1,4 +1,4 @@
-# Coroutine hooks, one step at a time.
+# Calling hooks: coroutine functions and plain ones, in the loop, in a thread or where we stand.
 
 from __future__ import annotations
 
@@ -7,10 +7,58 @@ import inspect
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+from smtpproto_server._effects import Failed
+from smtpproto_server._stream import AsyncStream, Stream
 
-__all__ = ["is_coroutine_function", "run_flushing"]
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+
+    from smtpproto_server._effects import Ask
+    from smtpproto_server._peer import Peer
+
+__all__ = ["call_coloured", "call_plain", "is_coroutine_function", "run_flushing"]
+
+
+async def call_coloured(
+    peer: Peer[Any],
+    ask: Ask,
+    pull: Callable[[], Awaitable[bytes]],
+    in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    pull_from_thread: Callable[[], bytes],
+) -> Any:
+    """Call a hook in a runtime that has coroutines; what it raises is raised.
+
+    A coroutine function runs here, a plain one in a thread, or here if the options say so.
+    """
+    hook, args, body = ask.hook, ask.args, ask.body
+    if peer.server.is_coroutine(hook):
+        if body is not None:
+            args = (AsyncStream(body, pull), *args)
+        return await run_flushing(hook(*args), peer.flush)
+    if body is None and not ask.lookup and peer.server.options.sync_hooks == "inline":
+        result = hook(*args)
+    else:
+        peer.flush()
+        if body is not None:
+            args = (Stream(body, pull_from_thread), *args)
+        result = await in_thread(functools.partial(hook, *args))
+    if inspect.isawaitable(result):
+        peer.flush()
+        return await result
+    return result
+
+
+def call_plain(ask: Ask, pull: Callable[[], bytes]) -> Any:
+    """Call a hook in a runtime without coroutines; what it raises comes back as a Failed."""
+    args = ask.args if ask.body is None else (Stream(ask.body, pull), *ask.args)
+    try:
+        result = ask.hook(*args)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a hook raises is contained
+        return Failed(error)
+    if inspect.iscoroutine(result):
+        result.close()
+        return Failed(TypeError(f"{ask.name} gave a coroutine; this runtime takes plain functions"))
+    return result
 
 
 @coroutine

@@ -1,0 +1,176 @@
+# One connection on anyio: how to wait for its socket, and how to call a hook.
+#
+# One task serves the connection, and hooks run in it, each in a cancel scope of its own. A second
+# task watches the socket, but only while a hook waits for something else.
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.lowlevel
+from anyio import from_thread, to_thread
+
+from smtpproto_server import Failed, Outcome, Peer, Wait, call_coloured
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Generator
+
+    from anyio.abc import TaskGroup
+
+    from smtpproto_anyio._server import SMTPServer
+    from smtpproto_server import Ask, Serving, Step
+
+__all__ = ["Connection"]
+
+LAST_WORDS: Final = 5.0  # seconds that on_close may take when the connection was cancelled
+
+
+class Connection(Peer["SMTPServer"]):
+    """A connection in a task."""
+
+    __slots__ = ("_hook", "_limit", "_tasks", "_waiting_in", "_watched", "_watcher")
+
+    def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
+        super().__init__(server, sock, serving)
+        self._tasks: TaskGroup | None = None
+        self._waiting_in: anyio.CancelScope | None = None
+        self._watcher: anyio.CancelScope | None = None
+        self._watched: bool = False
+        self._hook: anyio.CancelScope | None = None
+        self._limit: float = math.inf
+
+    async def serve(self) -> None:
+        """Serve it to its end. Cancelled, it drops the client and tells the application."""
+        steps = self.steps()
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                try:
+                    await self._take(steps)
+                except anyio.get_cancelled_exc_class():
+                    self.lost = True
+                    with anyio.move_on_after(LAST_WORDS, shield=True):
+                        await self._take(steps, Outcome.LOST)
+                    raise
+                finally:
+                    self.end_watch()
+        finally:
+            self.end()
+
+    async def _take(self, steps: Generator[Step, Any, Any], value: Any = None) -> Any:
+        while True:
+            try:
+                step = steps.send(value)
+            except StopIteration as done:
+                return done.value
+            value = await (self._wait(step) if isinstance(step, Wait) else self._call(step))
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    async def _wait(self, step: Wait) -> Outcome | None:
+        now = anyio.current_time()
+        deadline = math.inf if step.deadline is None else step.deadline
+        if deadline <= now:
+            await anyio.lowlevel.checkpoint()
+            return Outcome.TIMED_OUT
+        with anyio.CancelScope(deadline=deadline) as scope:
+            self._waiting_in = scope
+            try:
+                if self._watched:  # by a task that is about to end, and may not be joined at the socket
+                    await anyio.sleep_forever()
+                await (anyio.wait_writable if step.writing else anyio.wait_readable)(self.sock)
+            finally:
+                if self._waiting_in is scope:
+                    self._waiting_in = None
+        return Outcome.TIMED_OUT if anyio.current_time() >= deadline else None
+
+    def wake(self) -> None:
+        """End the wait."""
+        if self._waiting_in is not None:
+            self._waiting_in.cancel()
+
+    def begin_watch(self) -> None:
+        """While a hook runs."""
+        if self._watcher is None and self._tasks is not None:
+            self._watcher = anyio.CancelScope()
+            if not self._watched:
+                self._start_watch(self._tasks, self._watcher)
+
+    def end_watch(self) -> None:
+        """No hook runs, or it reads the message."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    def _start_watch(self, tasks: TaskGroup, scope: anyio.CancelScope) -> None:
+        self._watched = True
+        tasks.start_soon(self._watch, tasks, scope, name="smtpproto watch")
+
+    async def _watch(self, tasks: TaskGroup, scope: anyio.CancelScope) -> None:
+        try:
+            with scope, suppress(anyio.ClosedResourceError):
+                while self.backlogged and not self.lost:
+                    await anyio.wait_writable(self.sock)
+                    self.write()
+                while self.watch():
+                    await anyio.wait_readable(self.sock)
+        finally:
+            self._watched = False
+            self.wake()
+        if self._watcher is scope:  # there is nothing more to see
+            self._watcher = None
+        elif self._watcher is not None:  # wanted again since
+            self._start_watch(tasks, self._watcher)
+
+    def release(self) -> None:
+        """Take the socket from the loop."""
+        anyio.notify_closing(self.sock)
+        super().release()
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    async def _call(self, ask: Ask) -> Any:
+        result: Any = None
+        with anyio.CancelScope(deadline=self._limit) as scope:
+            self._hook = scope
+            try:
+                result = await call_coloured(self, ask, self._pull, self._in_thread, self._pull_from_thread)
+            except anyio.get_cancelled_exc_class() as error:
+                if anyio.get_current_task().has_pending_cancellation():
+                    raise
+                result = Failed(error)  # raised by the hook itself
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a hook raises is contained
+                result = Failed(error)
+            finally:
+                self._hook = None
+        if scope.cancel_called:  # by nobody, if it was the deadline
+            self.interrupt(Outcome.TIMED_OUT)
+        return result
+
+    def cancel_hook(self) -> None:
+        """The hook runs in a scope of its own."""
+        if self._hook is not None:
+            self._hook.cancel()
+
+    def set_limit(self, seconds: float | None) -> None:
+        """The scope's deadline."""
+        self._limit = math.inf if seconds is None else anyio.current_time() + seconds
+        if self._hook is not None:
+            self._hook.deadline = self._limit
+
+    async def _pull(self) -> bytes:
+        pulling = self.begin_pull()
+        try:
+            chunk: bytes = await self._take(self.pull())
+        finally:
+            self.end_pull(pulling)
+        return chunk
+
+    def _pull_from_thread(self) -> bytes:
+        return from_thread.run(self._pull, token=self.server.token)
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self.server.limiter)

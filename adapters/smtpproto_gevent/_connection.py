@@ -1,0 +1,187 @@
+# One connection on gevent: how to wait for its socket, and how to call a hook.
+#
+# One greenlet serves the connection, and hooks run in it. That a hook waits shows in the hub coming
+# to turn: only then are the replies before it sent and the client watched.
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import gevent
+from gevent.hub import Waiter
+
+from smtpproto_server import Alarm, Failed, Outcome, Peer, Wait, call_plain
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Generator
+
+    from smtpproto_gevent._server import SMTPServer
+    from smtpproto_server import Ask, Serving, Step
+
+__all__ = ["Connection"]
+
+READ: Final = 1  # events, as libev and libuv have them
+WRITE: Final = 2
+
+
+class HookCancelled(gevent.GreenletExit):  # type: ignore[misc] # gevent ships no types for mypy
+    """Raised in a hook that is given up."""
+
+
+class Connection(Peer["SMTPServer"]):
+    """A connection in a greenlet."""
+
+    __slots__ = (
+        "_alarm", "_greenlet", "_hub", "_limit", "_readable", "_turn", "_waiter", "_writable",
+    )  # fmt: skip
+
+    def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
+        super().__init__(server, sock, serving)
+        self._hub: Any = gevent.get_hub()
+        loop = self._hub.loop
+        self._readable: Any = loop.io(sock.fileno(), READ)
+        self._writable: Any = loop.io(sock.fileno(), WRITE)
+        self._alarm: Alarm = Alarm(
+            time.monotonic, partial(Timer, loop), partial(self._wake, Outcome.TIMED_OUT)
+        )
+        self._waiter: Waiter[Outcome | None] | None = None
+        self._limit: Timer | None = None
+        self._turn: object | None = None
+        self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
+        self._greenlet.start()
+
+    def join(self) -> None:
+        """Wait for the end of the connection, hooks included."""
+        self._greenlet.join()
+
+    def _serve(self) -> None:
+        steps, value = self.steps(), None
+        try:
+            while True:
+                try:
+                    self._take(steps, value)
+                except gevent.GreenletExit:
+                    # Somebody kills it. What is left is telling the application.
+                    self.lost, value = True, Outcome.LOST
+                else:
+                    return
+        finally:
+            self._alarm.cancel()
+            self.end()
+
+    def _take(self, steps: Generator[Step, Any, Any], value: Any = None) -> Any:
+        while True:
+            try:
+                step = steps.send(value)
+            except StopIteration as done:
+                return done.value
+            value = self._wait(step) if isinstance(step, Wait) else self._call(step)
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    def _wait(self, step: Wait) -> Outcome | None:
+        waiter: Waiter[Outcome | None] = Waiter(self._hub)
+        self._waiter = waiter
+        if step.deadline is not None and step.deadline <= time.monotonic():
+            self._hub.loop.run_callback(self._wake, Outcome.TIMED_OUT)
+        else:
+            self._alarm.set(step.deadline)
+        watcher = self._writable if step.writing else self._readable
+        watcher.start(self._wake)
+        try:
+            outcome: Outcome | None = waiter.get()
+        finally:
+            watcher.stop()
+            if self._waiter is waiter:
+                self._waiter = None
+        return outcome
+
+    def wake(self) -> None:
+        """End the wait; from any greenlet."""
+        self._hub.loop.run_callback(self._wake)
+
+    def _wake(self, outcome: Outcome | None = None) -> None:
+        if self._waiter is not None:
+            self._waiter.switch(outcome)
+
+    def begin_watch(self) -> None:
+        """While a hook runs."""
+        self._readable.start(self._watch, self._readable)
+        if self.backlogged:
+            self._writable.start(self._watch, self._writable)
+
+    def _watch(self, watcher: Any) -> None:
+        if not self.watch() or (watcher is self._writable and not self.backlogged):
+            watcher.stop()
+
+    def end_watch(self) -> None:
+        """No hook runs, or it reads the message."""
+        self._readable.stop()
+        self._writable.stop()
+
+    def release(self) -> None:
+        """Take the socket from the loop."""
+        self._readable.close()
+        self._writable.close()
+        super().release()
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def _call(self, ask: Ask) -> Any:
+        turn = self._turn = object()
+        when_it_waits = self._hub.loop.run_callback(self.flush)
+        try:
+            if ask.lookup:
+                return self._hub.threadpool.apply(call_plain, (ask, self._pull))
+            return call_plain(ask, self._pull)
+        except HookCancelled:
+            return None
+        except (gevent.GreenletExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained; gevent.Timeout above all
+            return Failed(error)
+        finally:
+            when_it_waits.stop()
+            if self._turn is turn:
+                self._turn = None
+
+    def cancel_hook(self) -> None:
+        """The hook runs in the connection's own greenlet."""
+        self._hub.loop.run_callback(self._throw, self._turn)
+
+    def _throw(self, turn: object | None) -> None:
+        if turn is not None and self._turn is turn:
+            self._greenlet.throw(HookCancelled)
+
+    def set_limit(self, seconds: float | None) -> None:
+        """By a timer of the loop."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if seconds is not None:
+            self._limit = Timer(self._hub.loop, seconds, partial(self.interrupt, Outcome.TIMED_OUT))
+
+    def _pull(self) -> bytes:
+        pulling = self.begin_pull()
+        try:
+            chunk: bytes = self._take(self.pull())
+        finally:
+            self.end_pull(pulling)
+        return chunk
+
+
+class Timer:
+    """A timer of gevent's loop, to be cancelled."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self, loop: Any, seconds: float, callback: Callable[[], object]) -> None:
+        self._timer: Any = loop.timer(seconds)
+        self._timer.start(callback, update=True)
+
+    def cancel(self) -> None:
+        """Do not fire."""
+        self._timer.close()

@@ -1,0 +1,130 @@
+# The server object on gevent: listening, serving, closing.
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import gevent
+from gevent.event import Event
+
+from smtpproto_gevent._connection import READ, Connection
+from smtpproto_server import ServerCore
+
+if TYPE_CHECKING:
+    import socket
+    from types import TracebackType
+    from typing import Unpack
+
+    from smtpproto_server import Identity, Listener, Options, Place
+
+__all__ = ["SMTPServer", "serve", "serve_connection"]
+
+
+class SMTPServer(ServerCore):
+    """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
+
+    coroutines: ClassVar[bool] = False
+
+    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
+        super().__init__(options, **option_fields)
+        self._closing: gevent.Greenlet[..., None] | None = None
+        self._empty: Event = Event()
+        self._ended: Event = Event()
+
+    def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
+        """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
+
+        Returns when bound; a greenlet accepts. May be called again for more. Raises OSError if it
+        cannot be bound, ConfigurationError for options that do not go together.
+        """
+        self._open()
+        listeners = gevent.get_hub().threadpool.apply(partial(self.bind, port, host, **place))
+        for listener in listeners:
+            listener.release = gevent.spawn(self._accept, listener).kill
+        return self.listening(listeners)
+
+    def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
+        """Serve a connected socket from greeting to close; what is given replaces its own facts.
+
+        The socket belongs to the server from here on.
+        """
+        self._open()
+        connection = self._connect(sock, **identity)
+        if connection is not None:
+            try:
+                connection.join()
+            except BaseException:  # we are killed, or have run out of time
+                connection.abort()
+                connection.join()
+                raise
+
+    def close(self) -> None:
+        """Stop listening, let open transactions end, and return when all connections are gone.
+
+        At the latest that is 6 seconds after `close_timeout`. A second call waits for the first.
+        """
+        if self._closing is None or (self._closing.ready() and (self.peers or self.listeners)):
+            self._closing = gevent.spawn(self._close)
+        self._closing.join()
+
+    def wait_closed(self) -> None:
+        """Return when `close` is done."""
+        self._ended.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def emptied(self) -> None:
+        """Tell `close`."""
+        self._empty.set()
+
+    def _open(self) -> None:
+        if self._closing is not None:
+            self._closing.join()
+            self._closing = None
+        self._ended.clear()
+        self.prepare()
+
+    def _connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> Connection | None:
+        serving = self.admit(sock, time.monotonic, **identity)
+        return None if serving is None else Connection(self, sock, serving)
+
+    def _accept(self, listener: Listener) -> None:
+        hub = gevent.get_hub()
+        readable = hub.loop.io(listener.sock.fileno(), READ)
+        try:
+            while True:
+                hub.wait(readable)
+                for sock, identity in listener.accepted():
+                    self._connect(sock, **identity)
+                gevent.sleep(listener.pause)
+        finally:
+            readable.close()
+
+    def _close(self) -> None:
+        for seconds in self.closing():
+            self._empty.clear()
+            if self.peers:
+                self._empty.wait(seconds)
+        self._ended.set()
+        self.emit("close")
+
+
+def serve(server: SMTPServer, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> None:
+    """Listen, and return when another greenlet has closed the server."""
+    with server:
+        server.listen(port, host, **place)
+        server.wait_closed()
+
+
+def serve_connection(sock: socket.socket, options: Options | None = None, /, **option_fields: Any) -> None:
+    """Serve one connected socket, with a server of its own."""
+    with SMTPServer(options, **option_fields) as server:
+        server.serve_connection(sock)

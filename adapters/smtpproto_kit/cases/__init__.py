@@ -1,0 +1,1 @@
+"""The cases: each takes `runtime` and holds for every one."""

@@ -1,0 +1,252 @@
+# Connections and servers for runtimes without coroutines, where a hook is called in a thread.
+#
+# A thread that is in a hook cannot be cancelled, but it can be left alone: the connection belongs
+# to whoever has its turn. A hook that is given up loses the turn, somebody else takes the steps
+# on, and what the hook returns one day is nobody's.
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import threading
+from functools import partial
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
+
+from smtpproto_server._effects import Outcome
+from smtpproto_server._peer import Peer, Wait
+from smtpproto_server._server import ServerCore
+from smtpproto_server._steps import call_plain
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Generator
+    from types import TracebackType
+
+    from smtpproto_server._effects import Ask
+    from smtpproto_server._loop import Serving
+    from smtpproto_server._options import Options
+    from smtpproto_server._peer import Step
+
+__all__ = ["GIVEN_UP", "Latch", "PlainPeer", "PlainServer"]
+
+TOO_LATE: Final = "the stream belongs to on_data, which has returned"
+
+
+class _GivenUp:
+    """The hook was given up: the thread it ran in has nothing to do with the connection any more."""
+
+
+GIVEN_UP: Final = _GivenUp()
+
+
+class Latch:
+    """Set once, and can be polled for it by any number of threads: a pipe nobody writes to."""
+
+    __slots__ = ("_reading", "_writing")
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+
+    def fileno(self) -> int:
+        """Readable when set."""
+        return self._reading
+
+    def set(self) -> None:
+        """Wake whoever polls, now and later."""
+        if self._writing >= 0:
+            os.close(self._writing)
+            self._writing = -1
+
+    def close(self) -> None:
+        """Nobody polls it any more."""
+        self.set()
+        os.close(self._reading)
+
+
+class PlainServer(ServerCore):
+    """A server whose hooks are plain functions. It may be closed from any thread."""
+
+    coroutines: ClassVar[bool] = False
+    flushes_first: ClassVar[bool] = True
+
+    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
+        super().__init__(options, **option_fields)
+        self.latches: list[Latch] = []
+        """Set, one after the other, by the steps of `close`."""
+        self._closing: threading.RLock = threading.RLock()
+        self._in_closing: bool = False
+        self._closed: bool = False
+        self._change: threading.Condition = threading.Condition()
+
+    def close(self) -> None:
+        """Stop listening, let open transactions end, and return when all connections are gone.
+
+        At the latest that is 6 seconds after `close_timeout`. A second call waits for the first.
+        """
+        with self._closing:
+            # In a signal handler, which may have come within: the call below it goes on.
+            if self._in_closing or self._closed:
+                return
+            self._in_closing = True
+            try:
+                for latch, seconds in zip_longest(self.latches, self.closing()):
+                    if latch is not None:
+                        latch.set()
+                    self.wait_until(lambda: not self.peers, seconds)
+                self.closed_all()
+            finally:
+                self._in_closing = False
+
+    def closed_all(self) -> None:
+        """Let go of everything; `close` is done."""
+        while self.latches:
+            self.latches.pop().close()
+        self._closed = True
+        self.emit("close")
+        self.gone(None)
+
+    def wait_closed(self) -> None:
+        """Return when `close` is done."""
+        self.wait_until(lambda: self._closed)
+
+    def wait_until(self, true: Callable[[], bool], seconds: float | None = None) -> None:
+        """Wait for what comes true when a connection ends, or the server."""
+        with self._change:
+            self._change.wait_for(true, seconds)
+
+    def open(self) -> None:
+        """Before anything is served: build what it needs, be as new after a `close`."""
+        with self._closing:
+            self._closed = False
+            if not self.latches:
+                self.latches = [Latch() for _ in range(LATCHES)]
+
+    def gone(self, peer: Peer[Any] | None) -> None:
+        """Tell all who wait."""
+        if peer is not None:
+            self.peers.discard(peer)
+        with self._change:
+            self._change.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+LATCHES: Final = 3  # as many as `closing` has steps
+
+
+PlainServerT = TypeVar("PlainServerT", bound=PlainServer)
+
+
+class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
+    """A connection whose hooks are called in the thread that has its turn."""
+
+    __slots__ = ("_limit", "_lock", "_pull_lock", "_steps", "_turn", "latches")
+
+    def __init__(self, server: PlainServerT, sock: socket.socket, serving: Serving) -> None:
+        super().__init__(server, sock, serving)
+        self.latches: list[Latch] = server.latches
+        self._lock: threading.RLock = threading.RLock()
+        self._pull_lock: threading.Lock = threading.Lock()
+        self._turn: object | None = None
+        self._limit: threading.Timer | None = None
+        self._steps: Generator[Step, Any, None] = self.steps()
+
+    def go_on(self) -> None:
+        """Call `take` in another thread, as the hook was given up: of the runtime's own."""
+        raise NotImplementedError
+
+    def take(self) -> None:
+        """Take all steps in this thread, unless a hook of them is given up."""
+        value: Any = None
+        while value is not GIVEN_UP:
+            try:
+                step = self._steps.send(value)
+            except StopIteration:
+                self.end()
+                return
+            value = self.wait(step) if isinstance(step, Wait) else self.call(step)
+
+    def wait(self, step: Wait) -> Outcome | None:
+        """Wait in this thread."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT if step.writing else select.POLLIN)
+        # Each step of `close` has a latch; the ones that this connection has heard of stay set.
+        if self.serving.stopping < len(self.latches):
+            poll.register(self.latches[self.serving.stopping], select.POLLIN)
+        milliseconds: float | None = None
+        if step.deadline is not None:
+            milliseconds = max(0, math.ceil((step.deadline - self.serving.now()) * 1000))
+        return None if poll.poll(milliseconds) else Outcome.TIMED_OUT
+
+    def call(self, ask: Ask) -> Any:
+        """Call the hook in this thread: what it gives, a Failed, or GIVEN_UP."""
+        turn = self._turn = object()
+        result = call_plain(ask, partial(self._pull, turn))
+        with self._lock:
+            if self._turn is not turn:
+                return GIVEN_UP
+            self._turn = None
+        with self._pull_lock:  # a thread that the hook has left behind, reading, comes to its end
+            return result
+
+    def _pull(self, turn: object) -> bytes:
+        with self._pull_lock if self._pulling is None else contextlib.nullcontext():
+            with self._lock:
+                if self._turn is not turn:
+                    raise RuntimeError(TOO_LATE)
+                pulling = self.begin_pull()
+            try:
+                return self._drive(self.pull())
+            finally:
+                self.end_pull(pulling)
+
+    def _drive(self, steps: Generator[Step, Any, bytes]) -> bytes:
+        value: Any = None
+        while True:
+            try:
+                step = steps.send(value)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return] # typeshed has Any there
+            assert isinstance(step, Wait)  # noqa: S101 - within a hook no other is called
+            value = self.wait(step)
+
+    # --- giving hooks up --------------------------------------------------------------------------
+
+    def interrupt(self, outcome: Outcome) -> None:
+        """As for every Peer, but from any thread."""
+        with self._lock:
+            super().interrupt(outcome)
+
+    def end_pull(self, pulling: object) -> None:
+        """As for every Peer, but from any thread."""
+        with self._lock:
+            super().end_pull(pulling)
+
+    def cancel_hook(self) -> None:
+        """Take the turn from the hook that runs."""
+        with self._lock:
+            turn, self._turn = self._turn, None
+        if turn is not None:
+            self.go_on()
+
+    def set_limit(self, seconds: float | None) -> None:
+        """A thread of its own: this one is in the hook."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if seconds is not None:
+            self._limit = threading.Timer(seconds, self.interrupt, (Outcome.TIMED_OUT,))
+            self._limit.daemon = True
+            self._limit.start()
+
+    def wake(self) -> None:
+        """Whoever waits polls the server's latches."""
