@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from smtpproto_cli._service import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from smtpproto_cli._service import Service
 
 __all__ = ["run"]
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(service: Service, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
@@ -27,20 +25,13 @@ async def _serve(service: Service) -> None:
     from smtpproto_asyncio import SMTPServer  # noqa: PLC0415 - the runtime that was asked for
 
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:  # before there is anybody to lose
-        loop.add_signal_handler(number, partial(_stop, service, stopped, number))
     server = SMTPServer(service.options)
-    place = service.place
+    for number in SIGNALS:  # before there is anybody to lose
+        asyncio.get_running_loop().add_signal_handler(number, service.received, number, server, stopped.set)
     with service.beginning():
-        await server.listen(place.port, place.host, path=place.path)
+        for sock in service.sockets:
+            await server.listen(sock=sock)
     service.ready(server.addresses())
     await stopped.wait()
     service.ending(len(server.connections))
     await server.close()
-
-
-def _stop(service: Service, stopped: asyncio.Event, number: signal.Signals) -> None:
-    if stopped.is_set():
-        service.cut_short(number)
-    stopped.set()

@@ -14,8 +14,9 @@ import click
 import smtpproto
 from smtpproto_cli._faults import Fault
 from smtpproto_cli._journal import Journal, log_to_stderr
-from smtpproto_cli._runtimes import RUNTIMES
-from smtpproto_cli._service import Place, Service
+from smtpproto_cli._places import HandedIn, Place, handed_in
+from smtpproto_cli._runtimes import RUNTIMES, load
+from smtpproto_cli._service import Alone, Service, checked
 from smtpproto_cli._settings import Settings
 from smtpproto_cli._sinks import Discarding, Printing, Storing
 from smtpproto_cli._text import one_line
@@ -65,7 +66,22 @@ def command() -> None:
     "--port", type=click.IntRange(0, 65535), show_default=str(PORT), help="Port; 0 for one that is free."
 )
 @click.option("--unix", metavar="PATH", help="Listen on a unix socket instead.")
-@click.option("--runtime", type=click.Choice(list(RUNTIMES)), default="asyncio", show_default=True)
+@click.option(
+    "--runtime",
+    metavar="NAME",
+    type=click.Choice(list(RUNTIMES)),
+    default="asyncio",
+    show_default=True,
+    help=f"What runs the server: {', '.join(RUNTIMES)}.",
+)
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that serve the port together.",
+)
 @click.option(
     "--maildir",
     metavar="DIR",
@@ -103,6 +119,7 @@ def serve(
     port: int | None,
     unix: str | None,
     runtime: str,
+    workers: int,
     maildir: Path | None,
     printing: bool,
     discard: bool,
@@ -115,17 +132,18 @@ def serve(
     implicit_tls: bool,
     lmtp: bool,
     verbose: bool,
-) -> None:
+) -> int:
     """Receive mail and store it in ./mail, until SIGINT or SIGTERM.
 
     Options of the server are those of smtpproto_server.Options. A value is TOML or plain text:
     size=10485760, banner=hello, use_proxy=10.0.0.0/8,127.0.0.1, socket_timeout=none.
 
     By default STARTTLS works with a certificate made for the occasion. Logging in needs TLS
-    unless allow_insecure_auth=true is set.
+    unless allow_insecure_auth=true is set. SIGHUP reads certificate files again.
     """
     log_to_stderr(verbose=verbose)
     place = _place(host, port, unix)
+    run = load(runtime)
     settings = Settings()
     if config is not None:
         settings.read_file(config)
@@ -144,10 +162,17 @@ def serve(
     settings.default(sync_hooks="inline")  # on_auth is quick; on_data has its thread in any case
     # First without, because a directory is only made when everything else is well.
     options = settings.options(**hooks)
+    core = checked(options, settings)
     journal = Journal()
     sink = _sink(maildir, journal, printing=printing, discard=discard, trace=not no_trace, name=options.name)
     options = settings.options(**hooks, on_data=sink.on_data)
-    RUNTIMES[runtime](Service(options, place, settings=settings, journal=journal))
+    with place.bind() as bound:
+        if workers > 1:
+            from smtpproto_cli._supervisor import Supervisor  # noqa: PLC0415 - most servers are one process
+
+            return Supervisor(run, options, bound, core=core, settings=settings, journal=journal).run(workers)
+        run(Service(options, bound.sockets, settings=settings, report=Alone(bound, journal)))
+    return 0
 
 
 _OPTION_OF: Final = {
@@ -155,7 +180,12 @@ _OPTION_OF: Final = {
 }  # fmt: skip
 
 
-def _place(host: str | None, port: int | None, unix: str | None) -> Place:
+def _place(host: str | None, port: int | None, unix: str | None) -> Place | HandedIn:
+    sockets = handed_in(os.environ)
+    if sockets is not None:
+        if (host, port, unix) != (None, None, None):
+            raise Fault("sockets are handed in (LISTEN_FDS); leave out --host, --port and --unix")
+        return sockets
     if unix is not None and (host is not None or port is not None):
         raise Fault("--unix cannot be had together with --host or --port; leave one out")
     if host == "":

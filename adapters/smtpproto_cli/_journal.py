@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import StringIO, TextIOWrapper
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -21,7 +23,7 @@ from rich.text import Text
 from smtpproto_cli._text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from smtpproto import Session
 
@@ -34,9 +36,9 @@ _LOG: Final = logging.getLogger("smtpproto")
 
 
 class Journal:
-    """Writes to the standard output, from any thread."""
+    """Writes to the standard output, from any thread, and from several processes within `shared`."""
 
-    __slots__ = ("_console", "_lock")
+    __slots__ = ("_console", "_turn", "_who")
 
     def __init__(self) -> None:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
@@ -52,12 +54,28 @@ class Journal:
             markup=False,
             emoji=False,
         )
-        self._lock: threading.Lock = threading.Lock()
+        self._turn: Turn = Turn()
+        self._who: str = ""
+
+    @contextmanager
+    def shared(self) -> Generator[None]:
+        """Have processes that are forked meanwhile take turns with each other."""
+        with TemporaryFile() as file:
+            self._turn.file = file
+            yield
+            self._turn.file = None
+
+    def name(self, who: str) -> None:
+        """Say in the log, and of what is ending, who it is."""
+        self._who = who
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler.formatter, _Formatter):
+                handler.formatter.who = f"{who}: "
 
     def ready(self, addresses: Iterable[tuple[str, int] | str]) -> None:
         """Say where the server listens; programs wait for this line, so it is never coloured."""
         places = ", ".join(map(address_text, addresses))
-        with self._lock:
+        with self._turn:
             _write([f"listening on {visible(places)}\n"], sys.stdout)
 
     def message(self, session: Session, size: int, stored: str) -> None:
@@ -66,21 +84,22 @@ class Journal:
         It has been taken: an output that cannot be written does not change that, and is only logged.
         """
         try:
-            with self._lock:
+            with self._turn:
                 _write([self._line(session, size, stored)], sys.stdout)
         except OSError as error:
             _LOG.warning("cannot write to standard output: %s", error.strerror)
 
     def printed(self, session: Session, size: int, content: IO[bytes]) -> None:
         """Say the same, and print the message. Raises OSError if that cannot be done."""
-        with self._lock:
+        with self._turn:
             _write([self._line(session, size, "printed")], sys.stdout)
             _write(_indented(content), sys.stdout)
 
     def ending(self, clients: int) -> None:
         """Say, on the standard error output, what a server that was told to end waits for."""
         with suppress(OSError):
-            _write([f"closing: {clients} connected; a second signal ends it at once\n"], sys.stderr)
+            who = f"{self._who}: " if self._who else ""
+            _write([f"closing: {who}{clients} connected; a second signal ends it at once\n"], sys.stderr)
 
     def _line(self, session: Session, size: int, stored: str) -> str:
         text = Text(no_wrap=True)
@@ -89,6 +108,28 @@ class Journal:
         with self._console.capture() as capture:
             self._console.print(text, soft_wrap=True)
         return capture.get()
+
+
+class Turn:
+    """A lock among threads, and among processes too if there is a file for it."""
+
+    __slots__ = ("_lock", "file")
+
+    def __init__(self) -> None:
+        self._lock: threading.Lock = threading.Lock()
+        # To lock records of: such a lock belongs to a process, and ends with it however that ends.
+        # One of `flock` would be shared by all that have inherited the file.
+        self.file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self.file is not None:
+            fcntl.lockf(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            fcntl.lockf(self.file, fcntl.LOCK_UN)
+        self._lock.release()
 
 
 def _is_terminal(output: IO[str] | None) -> bool:
@@ -110,10 +151,10 @@ def log_to_stderr(*, verbose: bool) -> None:
         handler = RichHandler(
             console=Console(stderr=True), show_path=False, markup=False, highlighter=NullHighlighter()
         )
-        handler.setFormatter(_Formatter("%(message)s"))
+        handler.setFormatter(_Formatter("%(who)s%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(who)s%(message)s"))
     logging.getLogger().addHandler(handler)
     _LOG.setLevel(logging.DEBUG if verbose else logging.WARNING)
 
@@ -121,7 +162,10 @@ def log_to_stderr(*, verbose: bool) -> None:
 class _Formatter(logging.Formatter):
     """Records as text that cannot drive the terminal."""
 
+    who: str = ""
+
     def format(self, record: logging.LogRecord) -> str:
+        record.who = self.who
         return visible(super().format(record), keep="\n\t")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from smtpproto_cli._faults import Fault
@@ -11,26 +13,73 @@ if TYPE_CHECKING:
 
     from smtpproto_cli._service import Service
 
-__all__ = ["RUNTIMES"]
+    Run = Callable[[Service], None]
+
+__all__ = ["RUNTIMES", "load"]
+
+# ruff: noqa: PLC0415 - each function imports the runtime that was asked for
 
 
-def _on_asyncio(service: Service) -> None:
-    from smtpproto_cli._asyncio import run  # noqa: PLC0415 - the runtime that was asked for
+def _asyncio() -> Run:
+    from smtpproto_cli._asyncio import run
 
-    run(service, None)
+    return partial(run, loop_factory=None)
 
 
-def _on_uvloop(service: Service) -> None:
-    from smtpproto_cli._asyncio import run  # noqa: PLC0415 - the runtime that was asked for
+def _uvloop() -> Run:
+    import uvloop
 
+    from smtpproto_cli._asyncio import run
+
+    return partial(run, loop_factory=uvloop.new_event_loop)
+
+
+def _anyio() -> Run:
+    from smtpproto_cli._anyio import run
+
+    return partial(run, backend="asyncio")
+
+
+def _trio() -> Run:
+    from smtpproto_cli._anyio import run
+
+    import_module("trio")  # anyio would miss it too late
+
+    return partial(run, backend="trio")
+
+
+def _gevent() -> Run:
+    from smtpproto_cli._gevent import run
+
+    return run
+
+
+def _blocking() -> Run:
+    from smtpproto_cli._blocking import run
+
+    return run
+
+
+RUNTIMES: Final[Mapping[str, Callable[[], Run]]] = {
+    "asyncio": _asyncio,
+    "uvloop": _uvloop,
+    "anyio": _anyio,
+    "trio": _trio,
+    "gevent": _gevent,
+    "blocking": _blocking,
+}
+"""What gives functions that serve until a signal ends it."""
+
+_PACKAGES: Final = frozenset({"anyio", "gevent", "trio", "uvloop"})
+
+
+def load(name: str) -> Run:
+    """The runtime of that name. Raises Fault if a package it needs is not installed."""
     try:
-        import uvloop  # noqa: PLC0415 - may not be installed
-    except ModuleNotFoundError:
+        return RUNTIMES[name]()
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
         raise Fault(
-            "--runtime uvloop: uvloop is not installed; pip install 'smtpproto-server[cli,uvloop]'"
+            f"--runtime {name}: {error.name} is not installed; pip install 'smtpproto-server[cli,{name}]'"
         ) from None
-    run(service, uvloop.new_event_loop)
-
-
-RUNTIMES: Final[Mapping[str, Callable[[Service], None]]] = {"asyncio": _on_asyncio, "uvloop": _on_uvloop}
-"""Functions that serve until a signal ends it."""

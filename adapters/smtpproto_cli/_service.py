@@ -2,91 +2,147 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
-import socket
+import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from smtpproto import ConfigurationError
-from smtpproto_cli._faults import Fault
-from smtpproto_cli._journal import address_text
+from smtpproto_cli._notify import READY, STOPPING, notify
+from smtpproto_server import ServerCore
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    import socket
+    from collections.abc import Callable, Generator, Iterable
 
     from smtpproto_cli._journal import Journal
+    from smtpproto_cli._places import Bound
     from smtpproto_cli._settings import Settings
     from smtpproto_server import Options
 
-__all__ = ["Place", "Service"]
+__all__ = ["SIGNALS", "Alone", "Service", "certificate_files", "checked", "reload"]
 
-_ADVICE: Final[Mapping[int, str]] = {
-    errno.EADDRINUSE: "choose another {where}, or stop the program that has this one",
-    errno.EACCES: "choose another {where}; ports below 1024 are for root",
-    errno.EADDRNOTAVAIL: "choose a --host that this machine has",
-}
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FILES: Final = ("cert", "key", "ca", "sni_options")
+_LOG: Final = logging.getLogger("smtpproto")
 
 
-class Place:
-    """Where to listen: a host and a port, or the path of a unix socket."""
+class Report(Protocol):
+    """Who is told how far a server is: the user, or the process that looks after several."""
 
-    __slots__ = ("host", "path", "port")
+    def ready(self, addresses: list[tuple[str, int] | str], /) -> None:
+        """The server listens."""
 
-    def __init__(self, host: str, port: int, path: str | None) -> None:
-        self.host: str = host
-        self.port: int = port
-        self.path: str | None = path
+    def ending(self, clients: int, /) -> None:
+        """The first signal has come; nobody new will be let in."""
 
-    def __str__(self) -> str:
-        return self.path or address_text((self.host, self.port))
-
-    def fault(self, error: OSError | UnicodeError) -> Fault:
-        """Why nobody can listen here, and what to choose instead."""
-        if isinstance(error, UnicodeError):  # a name that cannot be one in DNS
-            return Fault(f"cannot listen on {self}: no such host; choose another --host")
-        advice = "choose another {where}"
-        if isinstance(error, socket.gaierror):
-            advice = "choose another --host"
-        elif self.path is None:
-            advice = _ADVICE.get(error.errno or 0, advice)
-        where = "--port" if self.path is None else "--unix"
-        return Fault(f"cannot listen on {self}: {error.strerror or error}; {advice.format(where=where)}")
+    def hurry(self, number: int, /) -> None:
+        """A second signal has come."""
 
 
 class Service:
     """What a runtime needs to run one server, and what it reports."""
 
-    __slots__ = ("_journal", "_settings", "options", "place")
+    __slots__ = ("_ending", "_report", "_settings", "options", "sockets")
 
-    def __init__(self, options: Options, place: Place, *, settings: Settings, journal: Journal) -> None:
+    def __init__(
+        self, options: Options, sockets: Iterable[socket.socket], *, settings: Settings, report: Report
+    ) -> None:
         self.options: Options = options
-        self.place: Place = place
+        self.sockets: Iterable[socket.socket] = sockets
+        """They listen already; the server accepts from them."""
         self._settings: Settings = settings
-        self._journal: Journal = journal
+        self._report: Report = report
+        self._ending: bool = False
 
     @contextmanager
     def beginning(self) -> Generator[None]:
-        """Around `listen`: what goes wrong there is the user's to change."""
+        """Around `listen`, which would warn again of what `checked` has warned of."""
+        _LOG.addFilter(_no_warning)
         try:
             yield
-        except ConfigurationError as error:
-            raise self._settings.fault(error) from None
-        except (OSError, UnicodeError) as error:
-            raise self.place.fault(error) from None
+        finally:
+            _LOG.removeFilter(_no_warning)
 
     def ready(self, addresses: list[tuple[str, int] | str]) -> None:
         """The server listens."""
-        self._journal.ready(addresses)
+        self._report.ready(addresses)
+
+    def received(self, number: int, server: ServerCore, stop: Callable[[], object]) -> None:
+        """One of SIGNALS has come; `stop` makes the runtime close the server."""
+        if number == signal.SIGHUP:
+            reload(server, self._settings)
+        elif self._ending:
+            self._report.hurry(number)
+        else:
+            self._ending = True
+            stop()
 
     def ending(self, clients: int) -> None:
-        """The first signal has come."""
+        """The server is about to be closed."""
+        self._report.ending(clients)
+
+
+class Alone:
+    """Reports of a server that is the only one."""
+
+    __slots__ = ("_bound", "_journal")
+
+    def __init__(self, bound: Bound, journal: Journal) -> None:
+        self._bound: Bound = bound
+        self._journal: Journal = journal
+
+    def ready(self, addresses: list[tuple[str, int] | str]) -> None:
+        self._journal.ready(addresses)
+        notify(READY)
+
+    def ending(self, clients: int) -> None:
+        notify(STOPPING)
+        self._bound.remove_file()
         if clients:
             self._journal.ending(clients)
 
-    def cut_short(self, signal_number: int) -> None:
-        """The second signal has come: leave without waiting for clients, hooks or threads.
+    def hurry(self, number: int) -> None:
+        """Leave without waiting for clients, hooks or threads.
 
         What was answered with 250 is on the disk, and everything written has been flushed.
         """
-        os._exit(128 + signal_number)
+        os._exit(128 + number)
+
+
+def checked(options: Options, settings: Settings) -> ServerCore:
+    """A server that never runs: its certificates can be had, and what is doubtful has been logged.
+
+    Raises Fault for options that do not go together.
+    """
+    core = ServerCore(options)
+    try:
+        core.prepare()
+    except ConfigurationError as error:
+        raise settings.fault(error) from None
+    return core
+
+
+def certificate_files(options: Options) -> dict[str, Any]:
+    """The TLS options that name files; none without a certificate."""
+    return {} if options.cert is None else {name: getattr(options, name) for name in FILES}
+
+
+def reload(server: ServerCore, settings: Settings) -> bool:
+    """Read the certificates again, for handshakes from now on; False if there are no new ones."""
+    files = certificate_files(settings.options())
+    if not files:
+        _LOG.warning("SIGHUP: no certificate files are set, so none are read again")
+        return False
+    try:
+        server.update_secure_context(**files)
+    except ConfigurationError as error:
+        _LOG.error("SIGHUP: %s; the old certificates stay in use", settings.fault(error))
+        return False
+    _LOG.info("SIGHUP: the certificates have been read again")
+    return True
+
+
+def _no_warning(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.WARNING

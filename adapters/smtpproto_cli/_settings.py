@@ -26,8 +26,11 @@ PYTHON_ONLY: Final = frozenset(
 )
 # What is no option of the server but of this command.
 FLAGS: Final = frozenset(
-    {"discard", "host", "maildir", "port", "print", "runtime", "trace", "unix", "user", "users", "verbose"}
-)
+    {
+        "discard", "host", "maildir", "port", "print", "runtime", "trace", "unix", "user", "users", "verbose",
+        "workers",
+    }
+)  # fmt: skip
 # What TOML has no word for, and Python's spelling of what it has.
 _WORDS: Final[Mapping[str, Any]] = {"none": None, "None": None, "True": True, "False": False}
 # Passes as an option's name at the beginning of a message about it.

@@ -10,7 +10,8 @@ import pytest
 from cli.serving import Running, Serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import socket
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -19,9 +20,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start servers that listen when the call returns."""
     with ExitStack() as stack:
 
-        def start(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> Running:
-            place = () if {"--port", "--unix"} & set(arguments) else ("--port", "0")
-            running = Running(tmp_path, *place, *arguments, environment=environment)
+        def start(
+            *arguments: str | Path,
+            environment: Mapping[str, str] | None = None,
+            sockets: Sequence[socket.socket] = (),
+        ) -> Running:
+            place = () if sockets or {"--port", "--unix"} & set(arguments) else ("--port", "0")
+            running = Running(tmp_path, *place, *arguments, environment=environment, sockets=sockets)
             stack.callback(running.kill)
             return running.ready()
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import socket
+    from collections.abc import Mapping, Sequence
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "smtpproto_cli")
@@ -35,10 +36,31 @@ ENVIRONMENT: Final = {
 }
 
 
+# Starts a program as a service manager does that listens for it: the sockets come as descriptors 3,
+# 4, ..., and their number and the process they are for are in the environment.
+HANDS_IN: Final = (
+    sys.executable,
+    "-c",
+    """
+import fcntl, os, sys
+given = [fcntl.fcntl(int(each), fcntl.F_DUPFD_CLOEXEC, 100) for each in sys.argv[1].split(",")]
+for number, each in enumerate(given, start=3):
+    os.dup2(each, number)
+os.environ.update(LISTEN_FDS=str(len(given)), LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+""",
+)
+
+
 class Serve(Protocol):
     """Starts the command with arguments behind `serve`, on a free port unless they say otherwise."""
 
-    def __call__(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> Running: ...
+    def __call__(
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> Running: ...
 
 
 class Lines:
@@ -85,11 +107,18 @@ class Running:
     """A server that was started, in a directory of its own."""
 
     def __init__(
-        self, directory: Path, *arguments: str | Path, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self.directory: Path = directory
+        descriptors = [sock.fileno() for sock in sockets]
+        before = [*HANDS_IN, ",".join(map(str, descriptors))] if descriptors else []
         self.process: subprocess.Popen[str] = subprocess.Popen(
-            [*COMMAND, "serve", *map(str, arguments)],
+            [*before, *COMMAND, "serve", *map(str, arguments)],
+            pass_fds=descriptors,
             cwd=directory,
             env={**ENVIRONMENT, **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -135,6 +164,11 @@ class Running:
         )
         assert facts is not None, line
         return facts.groupdict()
+
+    def workers(self) -> set[int]:
+        """The processes that serve, if they are not this one."""
+        asked = ["pgrep", "-P", str(self.process.pid)]
+        return {int(line) for line in subprocess.run(asked, capture_output=True, check=False).stdout.split()}
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

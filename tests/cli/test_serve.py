@@ -17,6 +17,7 @@ import pytest
 
 import smtpproto
 from cli.serving import COMMAND, ENVIRONMENT, PATIENCE, OnTerminal, command
+from smtpproto_cli._runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,7 +66,7 @@ def send(server: Running, message: bytes = MESSAGE, to: list[str] = RECIPIENTS) 
 # --- being there ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_message_comes_through_on_every_runtime(serve: Serve, runtime: str) -> None:
     server = serve("--runtime", runtime, "--no-trace")
     send(server)
@@ -104,6 +105,18 @@ def test_a_unix_socket_takes_lmtp(serve: Serve, tmp_path: Path) -> None:
     with smtplib.LMTP(str(path)) as lmtp:
         assert lmtp.sendmail(SENDER, RECIPIENTS[0], MESSAGE) == {}
     assert server.new_mail() == [MESSAGE]
+    server.stop()
+    assert not path.exists()
+
+
+def test_a_unix_socket_that_is_another_server_s_by_now_stays(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "lmtp"
+    server = serve("--unix", path, "--lmtp")
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        server.stop()
+        assert path.exists()
 
 
 def test_lmtp_answers_for_each_recipient(serve: Serve) -> None:
@@ -124,8 +137,8 @@ def test_it_tells_its_version(arguments: list[str]) -> None:
 def test_help_names_every_flag() -> None:
     done = command("serve", "--help")
     flags = (
-        "--host", "--port", "--unix", "--runtime", "--maildir", "--print", "--discard", "--no-trace",
-        "--config", "--set", "--user", "--tls-cert", "--tls-key", "--implicit-tls", "--lmtp",
+        "--host", "--port", "--unix", "--runtime", "--workers", "--maildir", "--print", "--discard",
+        "--no-trace", "--config", "--set", "--user", "--tls-cert", "--tls-key", "--implicit-tls", "--lmtp",
         "--verbose", "--version",
     )  # fmt: skip
     assert done.returncode == 0
@@ -332,7 +345,7 @@ def test_an_output_in_ascii_shows_other_characters_escaped(serve: Serve) -> None
 # --- the end ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_idle_server_ends_at_once_with_0(serve: Serve, number: signal.Signals, runtime: str) -> None:
     server = serve("--runtime", runtime)
@@ -342,7 +355,7 @@ def test_an_idle_server_ends_at_once_with_0(serve: Serve, number: signal.Signals
     assert [line for line in server.err.rest() if "development only" not in line] == []
 
 
-@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_open_transaction_goes_on_to_its_250(serve: Serve, number: signal.Signals, runtime: str) -> None:
     server = serve("--no-trace", "--runtime", runtime)
@@ -365,7 +378,7 @@ def test_an_open_transaction_goes_on_to_its_250(serve: Serve, number: signal.Sig
     assert server.message_line()["size"] == str(len(MESSAGE))
 
 
-@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_ends_it_at_once(
     serve: Serve, number: signal.Signals, status: int, runtime: str
@@ -466,14 +479,24 @@ def test_without_the_extra_one_line_says_what_to_install() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
-def test_without_uvloop_one_line_says_what_to_install() -> None:
-    program = "import sys; sys.modules['uvloop'] = None; import smtpproto_cli; sys.exit(smtpproto_cli.main())"
+@pytest.mark.parametrize(
+    ("runtime", "package"),
+    [("uvloop", "uvloop"), ("anyio", "anyio"), ("trio", "anyio"), ("trio", "trio"), ("gevent", "gevent")],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_without_its_package_a_runtime_says_in_one_line_what_to_install(
+    runtime: str, package: str, workers: str
+) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; import smtpproto_cli; sys.exit(smtpproto_cli.main())"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", program, "serve", "--runtime", "uvloop", "--discard"],
+        [sys.executable, "-c", program, "serve", "--runtime", runtime, "--discard", "--workers", workers],
         env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     said = (
-        "smtpproto: --runtime uvloop: uvloop is not installed; pip install 'smtpproto-server[cli,uvloop]'\n"
+        f"smtpproto: --runtime {runtime}: {package} is not installed; "
+        f"pip install 'smtpproto-server[cli,{runtime}]'\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
@@ -485,4 +508,5 @@ def test_the_adapter_is_imported_for_serving_only() -> None:
     )  # fmt: skip
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "smtpproto_cli._command" in imported
-    assert not {name for name in imported if name.startswith(("smtpproto_asyncio", "uvloop"))}
+    others = ("smtpproto_a", "smtpproto_b", "smtpproto_g", "anyio", "gevent", "trio", "uvloop")
+    assert not {name for name in imported if name.startswith(others)}
