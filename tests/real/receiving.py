@@ -1,18 +1,17 @@
 # What real clients talk to: a server that keeps what it was sent, and their trust in it.
 #
 # Clients get the server's certificate to check wherever they can: a client that trusts anybody
-# would not notice a handshake with the wrong one.
+# would not notice a handshake with the wrong one. Hooks that wait are generators, which `running`
+# gives the colour of each runtime.
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from running import Running, running
+import pytest
+
 from smtpproto import (
     CramMd5Credentials,
     Credentials,
@@ -21,20 +20,18 @@ from smtpproto import (
     Reject,
     XOAuth2Credentials,
 )
+from smtpproto_kit import Running, running
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
-    from pathlib import Path
+    from collections.abc import Generator
 
-    from smtpproto import Envelope, Session
+    from smtpproto import Envelope, ProxyInfo, Session
     from smtpproto_server import AsyncStream
 
 USER: Final = "alice"
 PASSWORD: Final = "a secret, with = and spaces"
 TOKEN: Final = "ya29.token"
 METHODS: Final = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
-PATIENCE: Final = 60.0  # seconds; a program that takes longer hangs
-PROGRAM_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 # Everything that a client or a server could get wrong about dots.
 MESSAGE: Final = (
@@ -57,6 +54,9 @@ class Message:
     hello: str
     client: tuple[str, int]
     client_hostname: str
+    proxy: ProxyInfo | None
+    x_client: dict[str, str | None]
+    x_forward: dict[str, str | None]
 
     @property
     def sender(self) -> str:
@@ -79,18 +79,20 @@ class Mailbox:
         """The mechanism of each login that was tried."""
         self._lmtp: bool = lmtp
 
-    async def on_auth(self, auth: Credentials, session: Session) -> bool:
+    def on_auth(self, auth: Credentials, session: Session) -> bool:
         del session
         self.attempts.append(auth.method)
         return auth.username == USER and _proves(auth)
 
-    async def on_rcpt_to(self, address: Any, session: Session) -> None:
+    def on_rcpt_to(self, address: Any, session: Session) -> None:
         del session
         if address.local == "nobody":
             raise Reject(550, "5.1.1", "No such user here")
 
-    async def on_data(self, stream: AsyncStream, session: Session) -> list[Reject | None] | None:
-        content = b"".join([chunk async for chunk in stream])
+    def on_data(
+        self, stream: AsyncStream, session: Session
+    ) -> Generator[Any, Any, list[Reject | None] | None]:
+        content = yield stream.read()
         self.messages.append(
             Message(
                 envelope=session.envelope,
@@ -101,6 +103,9 @@ class Mailbox:
                 hello=session.host_name_appears_as,
                 client=(session.remote_address, session.remote_port),
                 client_hostname=session.client_hostname,
+                proxy=session.proxy,
+                x_client=dict(session.x_client),
+                x_forward=dict(session.x_forward),
             )
         )
         if not self._lmtp:
@@ -143,42 +148,22 @@ class Receiving:
         return self.mailbox.messages[0]
 
 
+def asyncio_only(*row: Any) -> Any:
+    """A row of a parametrised table that is left out on all other runtimes."""
+    return pytest.param(*row, marks=pytest.mark.asyncio_only)
+
+
 @contextlib.contextmanager
-def receiving(runtime: str = "asyncio", /, **options: Any) -> Generator[Receiving]:
+def receiving(runtime: str, /, **options: Any) -> Generator[Receiving]:
     """A server with these options that announces all it can and keeps what it is sent."""
     shown = {"hide_dsn": False, "hide_requiretls": False, "hide_enhancedstatuscodes": False}
-    login = {"auth_methods": METHODS, "auth_optional": True, "size": 64 * 1024 * 1024}
+    login = {"sync_hooks": "inline", "auth_methods": METHODS, "auth_optional": True, "size": 64 * 1024 * 1024}
     mailbox = Mailbox(lmtp=bool(options.get("lmtp")))
-    settings: dict[str, Any] = {**shown, **login, **options}
-    with running(runtime, handler=mailbox, **settings) as server:
+    hooks = {
+        "on_auth": mailbox.on_auth,
+        "on_rcpt_to": mailbox.on_rcpt_to,
+        "on_data": mailbox.on_data,
+    }
+    settings: dict[str, Any] = {**shown, **login, **hooks, **options}
+    with running(runtime, **settings) as server:
         yield Receiving(server, mailbox)
-
-
-def program(
-    name: str, *arguments: str | Path, stdin: bytes = b"", environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end."""
-    return subprocess.run(
-        [shutil.which(name, path=PROGRAM_PATH) or name, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
-    )
-
-
-def succeeds(name: str, *arguments: str | Path, stdin: bytes = b"", **environment: str) -> str:
-    """What a program says that must end well."""
-    done = program(name, *arguments, stdin=stdin, environment=environment)
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    assert done.returncode == 0, said
-    return said
-
-
-def fails(name: str, *arguments: str | Path, stdin: bytes = b"", **environment: str) -> str:
-    """What a program says that must not end well."""
-    done = program(name, *arguments, stdin=stdin, environment=environment)
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    assert done.returncode != 0, said
-    return said

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from real.receiving import MESSAGE, PASSWORD, TOKEN, USER, fails, receiving, succeeds
+from real.programs import fails, succeeds
+from real.receiving import MESSAGE, PASSWORD, TOKEN, USER, asyncio_only, receiving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,7 @@ def arguments(server: Receiving, file: Path, trust: Trust, scheme: str = "smtp")
     ],
 )
 def test_it_delivers(
+    runtime: str,
     trust: Trust,
     message_file: Path,
     options: dict[str, Any],
@@ -44,7 +46,7 @@ def test_it_delivers(
     more: list[str],
     transmission_type: str,
 ) -> None:
-    with receiving(**trust.options, **options) as server:
+    with receiving(runtime, **trust.options, **options) as server:
         succeeds("curl", *arguments(server, message_file, trust, scheme), *more)
         message = server.only_message()
         assert (message.sender, message.recipients, message.content) == (ALICE, [BOB], MESSAGE)
@@ -53,49 +55,56 @@ def test_it_delivers(
 
 
 @pytest.mark.parametrize("initial_response", [[], ["--sasl-ir"]])
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_it_logs_in(trust: Trust, message_file: Path, mechanism: str, initial_response: list[str]) -> None:
+@pytest.mark.parametrize("mechanism", [asyncio_only("PLAIN"), asyncio_only("LOGIN"), "CRAM-MD5"])
+def test_it_logs_in(
+    runtime: str, trust: Trust, message_file: Path, mechanism: str, initial_response: list[str]
+) -> None:
     login = ["--user", f"{USER}:{PASSWORD}", "--login-options", f"AUTH={mechanism}", *initial_response]
-    with receiving(**trust.options, auth_optional=False) as server:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         succeeds("curl", *arguments(server, message_file, trust), "--ssl-reqd", *login)
         message = server.only_message()
         assert (message.user, message.transmission_type, message.content) == (USER, "ESMTPSA", MESSAGE)
         assert server.mailbox.attempts == [mechanism]
 
 
-def test_it_logs_in_with_a_token(trust: Trust, message_file: Path) -> None:
+def test_it_logs_in_with_a_token(runtime: str, trust: Trust, message_file: Path) -> None:
     login = ["--user", USER, "--oauth2-bearer", TOKEN, "--login-options", "AUTH=XOAUTH2"]
-    with receiving(**trust.options, auth_optional=False) as server:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         succeeds("curl", *arguments(server, message_file, trust), "--ssl-reqd", *login)
         assert (server.only_message().user, server.mailbox.attempts) == (USER, ["XOAUTH2"])
 
 
-def test_it_is_not_let_in_with_a_wrong_password(trust: Trust, message_file: Path) -> None:
-    with receiving(**trust.options, auth_optional=False) as server:
+def test_it_is_not_let_in_with_a_wrong_password(runtime: str, trust: Trust, message_file: Path) -> None:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         said = fails("curl", *arguments(server, message_file, trust), "--ssl-reqd", "--user", f"{USER}:guess")
         assert "Login denied" in said
         assert server.mailbox.messages == []
 
 
-def test_it_goes_on_without_a_recipient_that_was_refused(trust: Trust, message_file: Path) -> None:
+def test_it_goes_on_without_a_recipient_that_was_refused(
+    runtime: str, trust: Trust, message_file: Path
+) -> None:
     more = ["--mail-rcpt", "nobody@example.org", "--mail-rcpt", "carol@example.org", "--mail-rcpt-allowfails"]
-    with receiving() as server:
+    with receiving(runtime) as server:
         succeeds("curl", *arguments(server, message_file, trust), *more)
         assert server.only_message().recipients == [BOB, "carol@example.org"]
 
 
-def test_it_sends_to_addresses_beyond_ascii(trust: Trust, message_file: Path) -> None:
-    with receiving() as server:
+def test_it_sends_to_addresses_beyond_ascii(runtime: str, trust: Trust, message_file: Path) -> None:
+    with receiving(runtime) as server:
         succeeds("curl", *arguments(server, message_file, trust), "--mail-rcpt", "zoë@example.org")
         message = server.only_message()
         assert message.recipients == [BOB, "zoë@example.org"]
         assert message.envelope.smtp_utf8
 
 
-def test_its_brackets_around_the_author_are_no_mailbox(trust: Trust, message_file: Path) -> None:
+@pytest.mark.asyncio_only
+def test_its_brackets_around_the_author_are_no_mailbox(
+    runtime: str, trust: Trust, message_file: Path
+) -> None:
     # RFC 4954 §5 has AUTH=mailbox; this curl sends AUTH=<mailbox>.
     author = ["--ssl-reqd", "--user", f"{USER}:{PASSWORD}", "--mail-auth", "carol@example.com"]
-    with receiving(**trust.options) as server:
+    with receiving(runtime, **trust.options) as server:
         assert "MAIL failed: 501" in fails("curl", *arguments(server, message_file, trust), *author)
         succeeds("curl", *arguments(server, message_file, trust), *author[:-1], "")
         mail_from = server.only_message().envelope.mail_from
@@ -103,15 +112,16 @@ def test_its_brackets_around_the_author_are_no_mailbox(trust: Trust, message_fil
         assert mail_from.args["AUTH"] == "<>"
 
 
-def test_it_delivers_twenty_mebibytes(trust: Trust, tmp_path: Path) -> None:
+def test_it_delivers_twenty_mebibytes(runtime: str, trust: Trust, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(MESSAGE * (20 * 1024 * 1024 // len(MESSAGE)))
-    with receiving(**trust.options) as server:
+    with receiving(runtime, **trust.options) as server:
         succeeds("curl", *arguments(server, large, trust), "--ssl-reqd")
         assert server.only_message().content == large.read_bytes()
 
 
-def test_it_asks_for_help(trust: Trust) -> None:
-    with receiving(**trust.options) as server:
+@pytest.mark.asyncio_only
+def test_it_asks_for_help(runtime: str, trust: Trust) -> None:
+    with receiving(runtime, **trust.options) as server:
         said = succeeds("curl", "--silent", "--noproxy", "*", "--request", "HELP", f"smtp://{server.place}/")
         assert "rfc5321" in said

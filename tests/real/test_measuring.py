@@ -1,4 +1,4 @@
-# The two commands that measure a server, run in short.
+# The commands that kill and measure servers, run in short.
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from typing import Final
 
 import pytest
 
-from real.receiving import succeeds
+from real.programs import succeeds
 
 FOLDER: Final = Path(__file__).parent
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="they read /proc")
 
 
-@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
 def test_what_was_answered_with_250_survives_a_kill(runtime: str) -> None:
-    said = succeeds(sys.executable, FOLDER / "kill_server.py", "--times", "6", "--runtime", runtime)
+    said = succeeds(sys.executable, FOLDER / "kill_server.py", "--times", "4", "--runtime", runtime)
+    assert "lost 0," in said
+
+
+@pytest.mark.real("haproxy")
+@pytest.mark.parametrize(
+    "runtimes", [("asyncio", "blocking"), ("trio", "gevent"), ("anyio", "uvloop")], ids="-".join
+)
+def test_it_survives_behind_haproxy_when_one_of_two_servers_is_killed(runtimes: tuple[str, str]) -> None:
+    command = ["kill_behind_haproxy.py", "--times", "4", "--runtimes", *runtimes]
+    said = succeeds(sys.executable, FOLDER / command[0], *command[1:])
     assert "lost 0," in said
 
 

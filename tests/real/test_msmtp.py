@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from real.receiving import MESSAGE, PASSWORD, USER, fails, receiving, succeeds
+from real.programs import fails, succeeds
+from real.receiving import MESSAGE, PASSWORD, USER, asyncio_only, receiving
 
 if TYPE_CHECKING:
     from real.conftest import Trust
@@ -37,34 +38,37 @@ def arguments(server: Receiving, trust: Trust) -> list[str]:
         ({"lmtp": True}, ["--protocol=lmtp", *TLS], "LMTPS"),
     ],
 )
-def test_it_delivers(trust: Trust, options: dict[str, Any], more: list[str], transmission_type: str) -> None:
-    with receiving(**trust.options, **options) as server:
+def test_it_delivers(
+    runtime: str, trust: Trust, options: dict[str, Any], more: list[str], transmission_type: str
+) -> None:
+    with receiving(runtime, **trust.options, **options) as server:
         succeeds("msmtp", *arguments(server, trust), *more, "--", BOB, "carol@example.org", stdin=LOCAL)
         message = server.only_message()
         assert (message.sender, message.recipients) == (ALICE, [BOB, "carol@example.org"])
         assert (message.content, message.transmission_type) == (MESSAGE, transmission_type)
 
 
-@pytest.mark.parametrize("mechanism", ["plain", "login", "cram-md5"])
-def test_it_logs_in(trust: Trust, mechanism: str) -> None:
+@pytest.mark.parametrize("mechanism", ["plain", asyncio_only("login"), asyncio_only("cram-md5")])
+def test_it_logs_in(runtime: str, trust: Trust, mechanism: str) -> None:
     login = [f"--auth={mechanism}", f"--user={USER}", f"--passwordeval=echo '{PASSWORD}'"]
-    with receiving(**trust.options, auth_optional=False) as server:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         succeeds("msmtp", *arguments(server, trust), *TLS, *login, "--", BOB, stdin=LOCAL)
         message = server.only_message()
         assert (message.user, message.transmission_type, message.content) == (USER, "ESMTPSA", MESSAGE)
         assert server.mailbox.attempts == [mechanism.upper()]
 
 
-def test_it_asks_for_notifications(trust: Trust) -> None:
+@pytest.mark.asyncio_only
+def test_it_asks_for_notifications(runtime: str, trust: Trust) -> None:
     dsn = ["--dsn-notify=failure,delay", "--dsn-return=hdrs"]
-    with receiving() as server:
+    with receiving(runtime) as server:
         succeeds("msmtp", *arguments(server, trust), *dsn, "--", BOB, stdin=LOCAL)
         envelope = server.only_message().envelope
         assert (envelope.dsn.ret, envelope.rcpt_to[0].dsn.notify) == ("HDRS", ["FAILURE", "DELAY"])
 
 
 @pytest.mark.parametrize("recipient", ["nobody@example.org", "full@example.org"])
-def test_it_hears_of_a_recipient_refused_over_lmtp(trust: Trust, recipient: str) -> None:
-    with receiving(lmtp=True) as server:
+def test_it_hears_of_a_recipient_refused_over_lmtp(runtime: str, trust: Trust, recipient: str) -> None:
+    with receiving(runtime, lmtp=True) as server:
         said = fails("msmtp", *arguments(server, trust), "--protocol=lmtp", "--", recipient, stdin=LOCAL)
         assert recipient in said

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from real.receiving import MESSAGE, PASSWORD, TOKEN, USER, fails, receiving, succeeds
+from real.programs import fails, succeeds
+from real.receiving import MESSAGE, PASSWORD, TOKEN, USER, asyncio_only, receiving
 
 if TYPE_CHECKING:
     from real.conftest import Trust
@@ -48,34 +49,34 @@ def send(
 @pytest.mark.parametrize(
     ("options", "transport", "transmission_type"),
     [
-        ({}, {"ignoreTLS": True}, "ESMTP"),
+        asyncio_only({}, {"ignoreTLS": True}, "ESMTP"),
         ({"needs_upgrade": True}, {}, "ESMTPS"),
         ({"secure": True}, {"secure": True}, "ESMTPS"),
-        ({"lmtp": True}, {"lmtp": True, "ignoreTLS": True}, "LMTP"),
+        asyncio_only({"lmtp": True}, {"lmtp": True, "ignoreTLS": True}, "LMTP"),
         ({"lmtp": True}, {"lmtp": True}, "LMTPS"),
     ],
 )
 def test_it_delivers(
-    trust: Trust, options: dict[str, Any], transport: dict[str, Any], transmission_type: str
+    runtime: str, trust: Trust, options: dict[str, Any], transport: dict[str, Any], transmission_type: str
 ) -> None:
-    with receiving(**trust.options, **options) as server:
+    with receiving(runtime, **trust.options, **options) as server:
         assert send(server, trust, transport)["accepted"] == [BOB]
         message = server.only_message()
         assert (message.recipients, message.content) == ([BOB], MESSAGE)
         assert (message.transmission_type, message.hello) == (transmission_type, "client.test")
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
-def test_it_logs_in(trust: Trust, mechanism: str) -> None:
+@pytest.mark.parametrize("mechanism", [asyncio_only("PLAIN"), "LOGIN", asyncio_only("CRAM-MD5")])
+def test_it_logs_in(runtime: str, trust: Trust, mechanism: str) -> None:
     login = {"requireTLS": True, "auth": {"user": USER, "pass": PASSWORD}, "authMethod": mechanism}
-    with receiving(**trust.options, auth_optional=False) as server:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         send(server, trust, login)
         assert (server.only_message().user, server.mailbox.attempts) == (USER, [mechanism])
 
 
-def test_it_logs_in_with_a_token(trust: Trust) -> None:
+def test_it_logs_in_with_a_token(runtime: str, trust: Trust) -> None:
     login = {"requireTLS": True, "auth": {"type": "OAuth2", "user": USER, "accessToken": TOKEN}}
-    with receiving(**trust.options, auth_optional=False) as server:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         send(server, trust, login)
         assert (server.only_message().user, server.mailbox.attempts) == (USER, ["XOAUTH2"])
 
@@ -84,27 +85,29 @@ def test_it_logs_in_with_a_token(trust: Trust) -> None:
     "auth",
     [
         {"user": USER, "pass": "guess"},
-        {"type": "OAuth2", "user": USER, "accessToken": "guess"},
+        asyncio_only({"type": "OAuth2", "user": USER, "accessToken": "guess"}),
     ],
 )
-def test_it_is_not_let_in_with_a_wrong_secret(trust: Trust, auth: dict[str, str]) -> None:
-    with receiving(**trust.options, auth_optional=False) as server:
+def test_it_is_not_let_in_with_a_wrong_secret(runtime: str, trust: Trust, auth: dict[str, str]) -> None:
+    with receiving(runtime, **trust.options, auth_optional=False) as server:
         said = fails("node", SCRIPT, job(server, trust, {"requireTLS": True, "auth": auth}))
         assert json.loads(said)["response"].startswith("535 5.7.8 ")
         assert server.mailbox.messages == []
 
 
-def test_it_goes_on_without_a_recipient_that_was_refused(trust: Trust) -> None:
+@pytest.mark.asyncio_only
+def test_it_goes_on_without_a_recipient_that_was_refused(runtime: str, trust: Trust) -> None:
     envelope = {"from": "alice@example.com", "to": ["nobody@example.org", BOB]}
-    with receiving() as server:
+    with receiving(runtime) as server:
         said = send(server, trust, {"ignoreTLS": True}, {"envelope": envelope})
         assert (said["accepted"], said["rejected"]) == ([BOB], ["nobody@example.org"])
         assert server.only_message().recipients == [BOB]
 
 
-def test_it_asks_for_notifications(trust: Trust) -> None:
+@pytest.mark.asyncio_only
+def test_it_asks_for_notifications(runtime: str, trust: Trust) -> None:
     dsn = {"id": "id with + and =", "return": "headers", "notify": ["failure"], "recipient": "o@example.org"}
-    with receiving() as server:
+    with receiving(runtime) as server:
         send(server, trust, {"ignoreTLS": True}, {"dsn": dsn})
         envelope = server.only_message().envelope
         assert (envelope.dsn.envid, envelope.dsn.ret) == ("id with + and =", "HDRS")
@@ -112,9 +115,9 @@ def test_it_asks_for_notifications(trust: Trust) -> None:
         assert envelope.rcpt_to[0].dsn.orcpt == "rfc822;o@example.org"
 
 
-def test_it_sends_to_addresses_beyond_ascii(trust: Trust) -> None:
+def test_it_sends_to_addresses_beyond_ascii(runtime: str, trust: Trust) -> None:
     envelope = {"from": "jörg@example.com", "to": ["zoë@example.org"]}
-    with receiving() as server:
+    with receiving(runtime) as server:
         send(server, trust, {"ignoreTLS": True}, {"envelope": envelope})
         message = server.only_message()
         assert (message.sender, message.recipients) == ("jörg@example.com", ["zoë@example.org"])

@@ -6,20 +6,21 @@ from typing import Any
 
 import pytest
 
-from real.receiving import receiving, succeeds
+from real.programs import succeeds
+from real.receiving import asyncio_only, receiving
 
 pytestmark = pytest.mark.real("smtp-source")
 
 
-@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("lmtp", [False, asyncio_only(True)])
 @pytest.mark.parametrize(
     ("more", "recipients"),
     [
-        ([], 1),
+        asyncio_only([], 1),
         (["-d"], 1),  # many messages on a connection
         (["-r", "50"], 50),
         (["-l", "100000"], 1),
-        (["-N"], 1),  # messages that are no mail
+        asyncio_only(["-N"], 1),  # messages that are no mail
     ],
 )
 def test_it_delivers_all_its_messages(runtime: str, more: list[str], recipients: int, *, lmtp: bool) -> None:
