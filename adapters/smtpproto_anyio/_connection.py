@@ -138,11 +138,11 @@ class Connection(Peer["SMTPServer"]):
             self._hook = scope
             try:
                 result = await call_coloured(self, ask, self._pull, self._in_thread, self._pull_from_thread)
-            except anyio.get_cancelled_exc_class() as error:
-                if anyio.get_current_task().has_pending_cancellation():
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # whatever a hook raises is contained, unless it is our own
+                if not isinstance(error, Exception) and anyio.get_current_task().has_pending_cancellation():
                     raise
-                result = Failed(error)  # raised by the hook itself
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a hook raises is contained
                 result = Failed(error)
             finally:
                 self._hook = None

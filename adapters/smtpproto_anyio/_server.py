@@ -91,12 +91,11 @@ class SMTPServer(ServerCore):
         """
         if self._closing is None or (self._closing.is_set() and (self.peers or self.listeners)):
             self._closing = anyio.Event()
-            try:
-                await self._close()
-            finally:
-                self._closing.set()
-        else:
-            await self._closing.wait()
+            if self._tasks is None:
+                await self._close(self._closing)
+            else:  # where it goes on if we are cancelled
+                self._tasks.start_soon(self._close, self._closing, name="smtpproto close")
+        await self._closing.wait()
 
     async def wait_closed(self) -> None:
         """Return when `close` is done."""
@@ -150,12 +149,15 @@ class SMTPServer(ServerCore):
                         tasks.start_soon(Connection(self, sock, serving).serve, name="smtpproto connection")
                 await anyio.sleep(listener.pause)
 
-    async def _close(self) -> None:
-        for seconds in self.closing():
-            self._empty = anyio.Event()
-            if self.peers:
-                with anyio.move_on_after(seconds):
-                    await self._empty.wait()
+    async def _close(self, done: anyio.Event) -> None:
+        try:
+            for seconds in self.closing():
+                self._empty = anyio.Event()
+                if self.peers:
+                    with anyio.move_on_after(seconds):
+                        await self._empty.wait()
+        finally:
+            done.set()
         if self._ended is not None:
             self._ended.set()
         self.emit("close")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent.hub import Waiter
 
-from smtpproto_server import Alarm, Failed, Outcome, Peer, Wait, call_plain
+from smtpproto_server import Alarm, Outcome, Peer, Wait, call_plain
 
 if TYPE_CHECKING:
     import socket
@@ -136,13 +136,9 @@ class Connection(Peer["SMTPServer"]):
         try:
             if ask.lookup:
                 return self._hub.threadpool.apply(call_plain, (ask, self._pull))
-            return call_plain(ask, self._pull)
+            return call_plain(ask, self._pull, (gevent.GreenletExit,))
         except HookCancelled:
             return None
-        except (gevent.GreenletExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained; gevent.Timeout above all
-            return Failed(error)
         finally:
             when_it_waits.stop()
             if self._turn is turn:

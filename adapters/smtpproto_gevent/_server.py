@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 
 from smtpproto_gevent._connection import READ, Connection
 from smtpproto_server import ServerCore
@@ -29,6 +30,7 @@ class SMTPServer(ServerCore):
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
+        self._hub: Any = None
         self._closing: gevent.Greenlet[..., None] | None = None
         self._empty: Event = Event()
         self._ended: Event = Event()
@@ -65,6 +67,14 @@ class SMTPServer(ServerCore):
 
         At the latest that is 6 seconds after `close_timeout`. A second call waits for the first.
         """
+        if self._hub is not None and self._hub is not gevent.get_hub():  # another thread
+            done = get_original("_thread", "allocate_lock")()
+            done.acquire()
+            self._hub.loop.run_callback_threadsafe(gevent.spawn, self._close_for, done)
+            done.acquire()
+            return
+        if self._closing is gevent.getcurrent():  # a listener for `close`
+            return
         if self._closing is None or (self._closing.ready() and (self.peers or self.listeners)):
             self._closing = gevent.spawn(self._close)
         self._closing.join()
@@ -90,6 +100,7 @@ class SMTPServer(ServerCore):
             self._closing.join()
             self._closing = None
         self._ended.clear()
+        self._hub = gevent.get_hub()
         self.prepare()
 
     def _connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> Connection | None:
@@ -107,6 +118,12 @@ class SMTPServer(ServerCore):
                 gevent.sleep(listener.pause)
         finally:
             readable.close()
+
+    def _close_for(self, done: Any) -> None:
+        try:
+            self.close()
+        finally:
+            done.release()
 
     def _close(self) -> None:
         for seconds in self.closing():

@@ -48,12 +48,19 @@ async def call_coloured(
     return result
 
 
-def call_plain(ask: Ask, pull: Callable[[], bytes]) -> Any:
-    """Call a hook in a runtime without coroutines; what it raises comes back as a Failed."""
+def call_plain(ask: Ask, pull: Callable[[], bytes], ends: tuple[type[BaseException], ...] = ()) -> Any:
+    """Call a hook in a runtime without coroutines; what it raises comes back as a Failed.
+
+    `ends` are what the runtime itself raises in a hook, to end it.
+    """
     args = ask.args if ask.body is None else (Stream(ask.body, pull), *ask.args)
     try:
         result = ask.hook(*args)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a hook raises is contained
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except ends:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
         return Failed(error)
     if inspect.iscoroutine(result):
         result.close()
