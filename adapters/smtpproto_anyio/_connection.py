@@ -41,7 +41,7 @@ class Connection(Peer["SMTPServer"]):
         self._watcher: anyio.CancelScope | None = None
         self._watched: bool = False
         self._hook: anyio.CancelScope | None = None
-        self._limit: float = math.inf
+        self._limit: anyio.CancelScope | None = None
 
     async def serve(self) -> None:
         """Serve it to its end. Cancelled, it drops the client and tells the application."""
@@ -56,7 +56,9 @@ class Connection(Peer["SMTPServer"]):
                         await self._take(steps, Outcome.LOST)
                     raise
                 finally:
-                    self.end_watch()
+                    self._tasks.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
+            self.server.report(error, "socket", self.serving.session)
         finally:
             self.end()
 
@@ -82,6 +84,8 @@ class Connection(Peer["SMTPServer"]):
                 if self._watched:  # by a task that is about to end, and may not be joined at the socket
                     await anyio.sleep_forever()
                 await (anyio.wait_writable if step.writing else anyio.wait_readable)(self.sock)
+            except anyio.BusyResourceError:  # a reader that a hook has left behind, on its way out
+                await anyio.lowlevel.checkpoint()
             finally:
                 if self._waiting_in is scope:
                     self._waiting_in = None
@@ -133,22 +137,16 @@ class Connection(Peer["SMTPServer"]):
     # --- hooks ------------------------------------------------------------------------------------
 
     async def _call(self, ask: Ask) -> Any:
-        result: Any = None
-        with anyio.CancelScope(deadline=self._limit) as scope:
-            self._hook = scope
+        with anyio.CancelScope() as self._hook:
             try:
-                result = await call_coloured(self, ask, self._pull, self._in_thread, self._pull_from_thread)
+                return await call_coloured(self, ask, self._pull, self._in_thread, self._pull_from_thread)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # whatever a hook raises is contained, unless it is our own
                 if not isinstance(error, Exception) and anyio.get_current_task().has_pending_cancellation():
                     raise
-                result = Failed(error)
-            finally:
-                self._hook = None
-        if scope.cancel_called:  # by nobody, if it was the deadline
-            self.interrupt(Outcome.TIMED_OUT)
-        return result
+                return Failed(error)
+        return None
 
     def cancel_hook(self) -> None:
         """The hook runs in a scope of its own."""
@@ -156,10 +154,18 @@ class Connection(Peer["SMTPServer"]):
             self._hook.cancel()
 
     def set_limit(self, seconds: float | None) -> None:
-        """The scope's deadline."""
-        self._limit = math.inf if seconds is None else anyio.current_time() + seconds
-        if self._hook is not None:
-            self._hook.deadline = self._limit
+        """By a task that sleeps: a deadline of the hook's own scope would not say why it is cancelled."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if seconds is not None and self._tasks is not None:
+            self._limit = anyio.CancelScope()
+            self._tasks.start_soon(self._time_out, self._limit, seconds, name="smtpproto limit")
+
+    async def _time_out(self, scope: anyio.CancelScope, seconds: float) -> None:
+        with scope:
+            await anyio.sleep(seconds)
+            self.interrupt(Outcome.TIMED_OUT)
 
     async def _pull(self) -> bytes:
         pulling = self.begin_pull()
@@ -173,4 +179,8 @@ class Connection(Peer["SMTPServer"]):
         return from_thread.run(self._pull, token=self.server.token)
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self.server.limiter)
+        # In a box, as trio does not believe that a result may be awaitable.
+        (result,) = await to_thread.run_sync(
+            lambda: [call()], abandon_on_cancel=True, limiter=self.server.limiter
+        )
+        return result

@@ -70,8 +70,9 @@ class SMTPServer(ServerCore):
         await self._open()
         listeners = await to_thread.run_sync(partial(self.bind, port, host, **place))
         for listener in listeners:
-            listener.release = partial(anyio.notify_closing, listener.sock)
-            self._tasks.start_soon(self._accept, self._tasks, listener, name="smtpproto accept")
+            scope = anyio.CancelScope()
+            listener.release = partial(_let_go, listener, scope)
+            self._tasks.start_soon(self._accept, self._tasks, listener, scope, name="smtpproto accept")
         return self.listening(listeners)
 
     async def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
@@ -139,9 +140,9 @@ class SMTPServer(ServerCore):
         self._token = anyio.lowlevel.current_token()
         self.prepare()
 
-    async def _accept(self, tasks: TaskGroup, listener: Listener) -> None:
-        with suppress(anyio.ClosedResourceError):
-            while listener.sock.fileno() >= 0:
+    async def _accept(self, tasks: TaskGroup, listener: Listener, scope: anyio.CancelScope) -> None:
+        with scope, suppress(anyio.ClosedResourceError):
+            while True:
                 await anyio.wait_readable(listener.sock)
                 for sock, identity in listener.accepted():
                     serving = self.admit(sock, anyio.current_time, **identity)
@@ -161,6 +162,11 @@ class SMTPServer(ServerCore):
         if self._ended is not None:
             self._ended.set()
         self.emit("close")
+
+
+def _let_go(listener: Listener, scope: anyio.CancelScope) -> None:
+    scope.cancel()
+    anyio.notify_closing(listener.sock)
 
 
 async def serve(

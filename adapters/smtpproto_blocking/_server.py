@@ -1,22 +1,19 @@
-# Blocking sockets: a thread accepts, and each connection has a thread from a bounded pool.
+# Blocking sockets: each connection has a thread from a bounded pool.
 #
 # Nothing here is asked again and again: a thread waits for its socket and for the server's end.
 
 from __future__ import annotations
 
-import select
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from smtpproto_server import Latch, PlainPeer, PlainServer
+from smtpproto_server import PlainPeer, PlainServer
 
 if TYPE_CHECKING:
     import socket
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, Options, Place
+    from smtpproto_server import Options, Place, Serving
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -50,34 +47,8 @@ class SMTPServer(PlainServer):
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="smtpproto")
         return self._pool
 
-    def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
-        """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
-
-        Returns when bound; a thread accepts. May be called again for more. Raises OSError if it
-        cannot be bound, ConfigurationError for options that do not go together.
-        """
-        self.prepare()
-        self.open()
-        listeners = self.bind(port, host, **place)
-        for listener in listeners:
-            Accepting(self, listener).start()
-        return self.listening(listeners)
-
-    def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
-        """Serve a connected socket from greeting to close; what is given replaces its own facts.
-
-        The socket belongs to the server from here on.
-        """
-        self.prepare()
-        self.open()
-        connection = self.connect(sock, **identity)
-        self.wait_until(lambda: connection not in self.peers)
-
-    def connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> Connection | None:
-        """Serve a connected socket in a thread of the pool."""
-        serving = self.admit(sock, time.monotonic, **identity)
-        if serving is None:
-            return None
+    def serve(self, sock: socket.socket, serving: Serving) -> Connection:
+        """In a thread of the pool."""
         connection = Connection(self, sock, serving)
         try:
             self.pool.submit(connection.take)
@@ -92,34 +63,6 @@ class SMTPServer(PlainServer):
             self._pool.shutdown(wait=False)
             self._pool = None
         super().closed_all()
-
-
-class Accepting(threading.Thread):
-    """Accepts connections until the listener is closed."""
-
-    def __init__(self, server: SMTPServer, listener: Listener) -> None:
-        super().__init__(name="smtpproto-accept", daemon=True)
-        self._server: SMTPServer = server
-        self._listener: Listener = listener
-        self._ended: Latch = Latch()
-        listener.release = self._end
-
-    def run(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener.sock, select.POLLIN)
-        ended = select.poll()
-        ended.register(self._ended, select.POLLIN)
-        poll.register(self._ended, select.POLLIN)
-        while not ended.poll(self._listener.pause * 1000):
-            poll.poll()
-            for sock, identity in self._listener.accepted():
-                self._server.connect(sock, **identity)
-
-    def _end(self) -> None:
-        self._ended.set()
-        if threading.current_thread() is not self:  # a listener for `error` may close the server
-            self.join()
-        self._ended.close()
 
 
 def serve(server: SMTPServer, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent.hub import Waiter
 
-from smtpproto_server import Alarm, Outcome, Peer, Wait, call_plain
+from smtpproto_server import Alarm, Outcome, Peer, Wait, call_plain, plain_call
 
 if TYPE_CHECKING:
     import socket
@@ -133,10 +133,11 @@ class Connection(Peer["SMTPServer"]):
     def _call(self, ask: Ask) -> Any:
         turn = self._turn = object()
         when_it_waits = self._hub.loop.run_callback(self.flush)
+        call = plain_call(ask, self._pull)
         try:
             if ask.lookup:
-                return self._hub.threadpool.apply(call_plain, (ask, self._pull))
-            return call_plain(ask, self._pull, (gevent.GreenletExit,))
+                return self._hub.threadpool.apply(call_plain, (ask.name, call))
+            return call_plain(ask.name, call, (gevent.GreenletExit,))
         except HookCancelled:
             return None
         finally:

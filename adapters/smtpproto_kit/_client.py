@@ -30,8 +30,18 @@ def wait_until(true: Callable[[], object], seconds: float = DEADLINE) -> None:
 class Client:
     """A client on a blocking socket."""
 
-    def __init__(self, port: int = 0, *, path: str | None = None, tls: bool = False) -> None:
-        if path is not None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        path: str | None = None,
+        sock: socket.socket | None = None,
+        tls: bool = False,
+    ) -> None:
+        if sock is not None:  # one that is connected
+            self.sock = sock
+            self.sock.settimeout(DEADLINE)
+        elif path is not None:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(DEADLINE)
             self.sock.connect(path)

@@ -34,6 +34,9 @@ class Runtime:
     cancels: ClassVar[bool] = True
     """A hook that waits can be cancelled; otherwise it is left alone and its result dropped."""
 
+    own_thread: ClassVar[bool] = True
+    """Without coroutines: all plain hooks of a connection run in one thread."""
+
     def __str__(self) -> str:
         return self.name
 

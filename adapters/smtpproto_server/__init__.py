@@ -12,7 +12,13 @@ from smtpproto_server._peer import Peer, Step, Wait
 from smtpproto_server._plain import GIVEN_UP, Latch, PlainPeer, PlainServer
 from smtpproto_server._server import EVENTS, Address, Identity, Place, ServerCore
 from smtpproto_server._sockets import bind_tcp, bind_unix, listener_address, socket_address
-from smtpproto_server._steps import call_coloured, call_plain, is_coroutine_function, run_flushing
+from smtpproto_server._steps import (
+    call_coloured,
+    call_plain,
+    is_coroutine_function,
+    plain_call,
+    run_flushing,
+)
 from smtpproto_server._stream import AsyncStream, MessageBody, Stream, StreamAborted
 from smtpproto_server._tls import TlsChannel, TlsContexts
 from smtpproto_server._trace import trace_lines
@@ -23,5 +29,5 @@ __all__ = [
     "MessageBody", "Options", "Outcome", "Peer", "Place", "PlainPeer", "PlainServer", "Pull", "Receive",
     "Send", "ServerCore", "Serving", "Step", "Stream", "StreamAborted", "TlsChannel", "TlsContexts", "Wait",
     "bind_tcp", "bind_unix", "call_coloured", "call_plain", "is_coroutine_function", "listener_address",
-    "run_flushing", "socket_address", "trace_lines",
+    "plain_call", "run_flushing", "socket_address", "trace_lines",
 ]  # fmt: skip

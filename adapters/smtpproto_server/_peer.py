@@ -335,7 +335,7 @@ class Peer(Generic[ServerT]):
             self._ready = False
             return None
         except OSError as error:
-            self._lose(error)
+            self.lose(error)
             return Outcome.LOST
         self._ready = len(data) == READ_SIZE
         self.eof = not data
@@ -349,7 +349,7 @@ class Peer(Generic[ServerT]):
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
-                self._lose(error)
+                self.lose(error)
                 return False
             self._rest = b"" if sent == len(self._rest) else memoryview(self._rest)[sent:]
         return not self._rest
@@ -362,7 +362,8 @@ class Peer(Generic[ServerT]):
             return False
         return True
 
-    def _lose(self, error: OSError) -> None:
+    def lose(self, error: OSError) -> None:
+        """The connection died of this."""
         self.lost = True
         self.serving.fault = error
 

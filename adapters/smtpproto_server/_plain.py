@@ -10,25 +10,28 @@ import contextlib
 import math
 import os
 import select
+import socket
 import threading
+import time
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
-from smtpproto_server._effects import Outcome
+from smtpproto_server._effects import Ask, Outcome
 from smtpproto_server._peer import Peer, Wait
 from smtpproto_server._server import ServerCore
-from smtpproto_server._steps import call_plain
+from smtpproto_server._steps import call_plain, plain_call
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Generator
     from types import TracebackType
+    from typing import Unpack
 
-    from smtpproto_server._effects import Ask
+    from smtpproto_server._listener import Listener
     from smtpproto_server._loop import Serving
     from smtpproto_server._options import Options
     from smtpproto_server._peer import Step
+    from smtpproto_server._server import Identity, Place
 
 __all__ = ["GIVEN_UP", "Latch", "PlainPeer", "PlainServer"]
 
@@ -67,7 +70,10 @@ class Latch:
 
 
 class PlainServer(ServerCore):
-    """A server whose hooks are plain functions. It may be closed from any thread."""
+    """A server whose hooks are plain functions. It may be closed from any thread.
+
+    A runtime says how to serve a connection that was accepted.
+    """
 
     coroutines: ClassVar[bool] = False
     flushes_first: ClassVar[bool] = True
@@ -80,6 +86,40 @@ class PlainServer(ServerCore):
         self._in_closing: bool = False
         self._closed: bool = False
         self._change: threading.Condition = threading.Condition()
+
+    def serve(self, sock: socket.socket, serving: Serving) -> PlainPeer[Any]:
+        """Make a connection, and see that somebody takes its steps: of the runtime's own."""
+        raise NotImplementedError
+
+    # --- listening and closing ----------------------------------------------------------------------
+
+    def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
+        """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
+
+        Returns when bound; a thread accepts. May be called again for more. Raises OSError if it
+        cannot be bound, ConfigurationError for options that do not go together.
+        """
+        self.prepare()
+        self.open()
+        listeners = self.bind(port, host, **place)
+        for listener in listeners:
+            Accepting(self, listener).start()
+        return self.listening(listeners)
+
+    def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
+        """Serve a connected socket from greeting to close; what is given replaces its own facts.
+
+        The socket belongs to the server from here on.
+        """
+        self.prepare()
+        self.open()
+        peer = self.connect(sock, **identity)
+        self.wait_until(lambda: peer not in self.peers)
+
+    def connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> PlainPeer[Any] | None:
+        """Begin to serve a connected socket, unless it is one too many."""
+        serving = self.admit(sock, time.monotonic, **identity)
+        return None if serving is None else self.serve(sock, serving)
 
     def close(self) -> None:
         """Stop listening, let open transactions end, and return when all connections are gone.
@@ -149,14 +189,15 @@ PlainServerT = TypeVar("PlainServerT", bound=PlainServer)
 class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
     """A connection whose hooks are called in the thread that has its turn."""
 
-    __slots__ = ("_limit", "_lock", "_pull_lock", "_steps", "_turn", "latches")
+    __slots__ = ("_limit", "_lock", "_pull_lock", "_steps", "latches", "turn")
 
     def __init__(self, server: PlainServerT, sock: socket.socket, serving: Serving) -> None:
         super().__init__(server, sock, serving)
         self.latches: list[Latch] = server.latches
         self._lock: threading.RLock = threading.RLock()
         self._pull_lock: threading.Lock = threading.Lock()
-        self._turn: object | None = None
+        self.turn: object | None = None
+        """Whose the connection is while a hook runs, or waits to be called."""
         self._limit: threading.Timer | None = None
         self._steps: Generator[Step, Any, None] = self.steps()
 
@@ -164,16 +205,22 @@ class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
         """Call `take` in another thread, as the hook was given up: of the runtime's own."""
         raise NotImplementedError
 
+    def step(self, value: Any = None) -> Step | None:
+        """The next step, given what came of the one before; None when it was the last, and all is over."""
+        try:
+            step = self._steps.send(value)
+        except StopIteration:
+            self.end()
+            return None
+        if isinstance(step, Ask):
+            self.turn = object()
+        return step
+
     def take(self) -> None:
         """Take all steps in this thread, unless a hook of them is given up."""
         value: Any = None
-        while value is not GIVEN_UP:
-            try:
-                step = self._steps.send(value)
-            except StopIteration:
-                self.end()
-                return
-            value = self.wait(step) if isinstance(step, Wait) else self.call(step)
+        while value is not GIVEN_UP and (step := self.step(value)) is not None:
+            value = self.wait(step) if isinstance(step, Wait) else self.call(step, self.turn)
 
     def wait(self, step: Wait) -> Outcome | None:
         """Wait in this thread."""
@@ -187,21 +234,30 @@ class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
             milliseconds = max(0, math.ceil((step.deadline - self.serving.now()) * 1000))
         return None if poll.poll(milliseconds) else Outcome.TIMED_OUT
 
-    def call(self, ask: Ask) -> Any:
-        """Call the hook in this thread: what it gives, a Failed, or GIVEN_UP."""
-        turn = self._turn = object()
-        result = call_plain(ask, partial(self._pull, turn))
+    def call(self, ask: Ask, turn: object | None) -> Any:
+        """Call the hook in this thread: what it gives, a Failed, or GIVEN_UP.
+
+        `turn` is what stood in `turn` with the step, if this comes later or from another thread.
+        """
         with self._lock:
-            if self._turn is not turn:
+            if self.turn is not turn:  # given up before it began
                 return GIVEN_UP
-            self._turn = None
+            name, call = ask.name, plain_call(ask, partial(self._pull, turn))
+        result = call_plain(name, call)
+        with self._lock:
+            if self.turn is not turn:
+                return GIVEN_UP
+            self.turn = None
+        if not self.closed and (error := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self.lose(OSError(error, os.strerror(error)))
+            return Outcome.LOST  # and what the hook said with it
         with self._pull_lock:  # a thread that the hook has left behind, reading, comes to its end
             return result
 
     def _pull(self, turn: object) -> bytes:
         with self._pull_lock if self._pulling is None else contextlib.nullcontext():
             with self._lock:
-                if self._turn is not turn:
+                if self.turn is not turn:
                     raise RuntimeError(TOO_LATE)
                 pulling = self.begin_pull()
             try:
@@ -234,7 +290,7 @@ class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
     def cancel_hook(self) -> None:
         """Take the turn from the hook that runs."""
         with self._lock:
-            turn, self._turn = self._turn, None
+            turn, self.turn = self.turn, None
         if turn is not None:
             self.go_on()
 
@@ -250,3 +306,31 @@ class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
 
     def wake(self) -> None:
         """Whoever waits polls the server's latches."""
+
+
+class Accepting(threading.Thread):
+    """Accepts connections until the listener is closed."""
+
+    def __init__(self, server: PlainServer, listener: Listener) -> None:
+        super().__init__(name="smtpproto-accept", daemon=True)
+        self._server: PlainServer = server
+        self._listener: Listener = listener
+        self._ended: Latch = Latch()
+        listener.release = self._end
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener.sock, select.POLLIN)
+        ended = select.poll()
+        ended.register(self._ended, select.POLLIN)
+        poll.register(self._ended, select.POLLIN)
+        while not ended.poll(self._listener.pause * 1000):
+            poll.poll()
+            for sock, identity in self._listener.accepted():
+                self._server.connect(sock, **identity)
+
+    def _end(self) -> None:
+        self._ended.set()
+        if threading.current_thread() is not self:  # a listener for `error` may close the server
+            self.join()
+        self._ended.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -129,7 +130,7 @@ class ServerCore:
         for name, hook in {**hooks, "resolver": self.resolve}.items():
             if hook is not None and self.is_coroutine(hook):
                 raise TypeError(
-                    f"{name} is a coroutine function; {type(self).__module__} takes plain functions"
+                    f"{name} is a coroutine function; this {type(self).__name__} takes plain ones"
                 )
 
     # --- hooks and events -------------------------------------------------------------------------
@@ -277,6 +278,9 @@ class ServerCore:
     ) -> Serving | None:
         """Begin to serve a connected socket; None: it was one too many, and is closed."""
         sock.settimeout(0)
+        with contextlib.suppress(OSError):  # a reply never waits for the one before to be acknowledged
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         local, remote = socket_address(_asked(sock.getsockname)), (remote_address, remote_port)
         if None in remote:
             remote = socket_address(_asked(sock.getpeername))

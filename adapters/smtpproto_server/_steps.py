@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smtpproto_server._effects import Ask
     from smtpproto_server._peer import Peer
 
-__all__ = ["call_coloured", "call_plain", "is_coroutine_function", "run_flushing"]
+__all__ = ["call_coloured", "call_plain", "is_coroutine_function", "plain_call", "run_flushing"]
 
 
 async def call_coloured(
@@ -48,14 +48,19 @@ async def call_coloured(
     return result
 
 
-def call_plain(ask: Ask, pull: Callable[[], bytes], ends: tuple[type[BaseException], ...] = ()) -> Any:
+def plain_call(ask: Ask, pull: Callable[[], bytes]) -> Callable[[], Any]:
+    """The call of a hook in a runtime without coroutines, for `call_plain`, now or later."""
+    args = ask.args if ask.body is None else (Stream(ask.body, pull), *ask.args)
+    return functools.partial(ask.hook, *args)
+
+
+def call_plain(name: str, call: Callable[[], Any], ends: tuple[type[BaseException], ...] = ()) -> Any:
     """Call a hook in a runtime without coroutines; what it raises comes back as a Failed.
 
     `ends` are what the runtime itself raises in a hook, to end it.
     """
-    args = ask.args if ask.body is None else (Stream(ask.body, pull), *ask.args)
     try:
-        result = ask.hook(*args)
+        result = call()
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except ends:
@@ -64,7 +69,7 @@ def call_plain(ask: Ask, pull: Callable[[], bytes], ends: tuple[type[BaseExcepti
         return Failed(error)
     if inspect.iscoroutine(result):
         result.close()
-        return Failed(TypeError(f"{ask.name} gave a coroutine; this runtime takes plain functions"))
+        return Failed(TypeError(f"{name} gave a coroutine; this runtime takes plain functions"))
     return result
 
 

@@ -128,12 +128,27 @@ class Stream(_Facts):
         return chunk
 
     def read(self, n: int = -1) -> bytes:
-        """Up to `n` octets as they come, b"" at the end; without `n` all there are."""
+        """Up to `n` octets as they come, b"" at the end; without `n` all there are.
+
+        A read that is interrupted (by gevent.Timeout, say) loses nothing, as for AsyncStream.
+        """
         if n < 0:
-            return b"".join(self)
+            return self._read_all()
         if self._rest or not n:
             return self._held(n)
         return self._split(self._next(), n)
+
+    def _read_all(self) -> bytes:
+        chunks: list[bytes] = []
+        try:
+            for chunk in self:
+                chunks.append(chunk)  # noqa: PERF402 - what came before an interruption is kept
+        except Exception:
+            raise
+        except BaseException:
+            self._rest = b"".join(chunks)
+            raise
+        return b"".join(chunks)
 
     def _next(self) -> bytes:
         if self._rest:
