@@ -17,7 +17,7 @@ from smtpproto_server import Failed, Outcome, Peer, Wait, call_coloured
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from anyio.abc import TaskGroup
 
@@ -32,7 +32,7 @@ LAST_WORDS: Final = 5.0  # seconds that on_close may take when the connection wa
 class Connection(Peer["SMTPServer"]):
     """A connection in a task."""
 
-    __slots__ = ("_hook", "_limit", "_tasks", "_waiting_in", "_watched", "_watcher")
+    __slots__ = ("_busy", "_hook", "_limit", "_tasks", "_waiting_in", "_watched", "_watcher")
 
     def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
         super().__init__(server, sock, serving)
@@ -40,6 +40,7 @@ class Connection(Peer["SMTPServer"]):
         self._waiting_in: anyio.CancelScope | None = None
         self._watcher: anyio.CancelScope | None = None
         self._watched: bool = False
+        self._busy: bool = False
         self._hook: anyio.CancelScope | None = None
         self._limit: anyio.CancelScope | None = None
 
@@ -81,15 +82,23 @@ class Connection(Peer["SMTPServer"]):
         with anyio.CancelScope(deadline=deadline) as scope:
             self._waiting_in = scope
             try:
-                if self._watched:  # by a task that is about to end, and may not be joined at the socket
+                if self._busy:  # somebody is on the way out, and wakes us
                     await anyio.sleep_forever()
-                await (anyio.wait_writable if step.writing else anyio.wait_readable)(self.sock)
-            except anyio.BusyResourceError:  # a reader that a hook has left behind, on its way out
-                await anyio.lowlevel.checkpoint()
+                await self._at_socket(anyio.wait_writable if step.writing else anyio.wait_readable)
             finally:
                 if self._waiting_in is scope:
                     self._waiting_in = None
+                else:  # we were left behind by a hook, reading
+                    self.wake()
         return Outcome.TIMED_OUT if anyio.current_time() >= deadline else None
+
+    async def _at_socket(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        # Never two at a time: anyio forgets the second when the first leaves late.
+        self._busy = True
+        try:
+            await ready(self.sock)
+        finally:
+            self._busy = False
 
     def wake(self) -> None:
         """End the wait."""
@@ -116,11 +125,12 @@ class Connection(Peer["SMTPServer"]):
     async def _watch(self, tasks: TaskGroup, scope: anyio.CancelScope) -> None:
         try:
             with scope, suppress(anyio.ClosedResourceError):
-                while self.backlogged and not self.lost:
-                    await anyio.wait_writable(self.sock)
+                # Cancelled before it began, it may find the connection's own task at the socket.
+                while self.backlogged and not (self.lost or scope.cancel_called):
+                    await self._at_socket(anyio.wait_writable)
                     self.write()
-                while self.watch():
-                    await anyio.wait_readable(self.sock)
+                while not scope.cancel_called and self.watch():
+                    await self._at_socket(anyio.wait_readable)
         finally:
             self._watched = False
             self.wake()

@@ -129,9 +129,8 @@ class ServerCore:
         hooks = {name: getattr(self, name) for name in (*HOOKS, *OPTIONAL_HOOKS)}
         for name, hook in {**hooks, "resolver": self.resolve}.items():
             if hook is not None and self.is_coroutine(hook):
-                raise TypeError(
-                    f"{name} is a coroutine function; this {type(self).__name__} takes plain ones"
-                )
+                mine = type(self).__module__
+                raise TypeError(f"{name} is a coroutine function; {mine} takes plain functions")
 
     # --- hooks and events -------------------------------------------------------------------------
 
