@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Call = Callable[[Callable[[], Any]], Future[Any]]
 
-__all__ = ["RUNTIMES", "runtime_named"]
+__all__ = ["RUNTIMES", "Threads", "runtime_named"]
 
 
 async def _awaited(function: Callable[[], Any]) -> Any:
@@ -43,7 +43,11 @@ class Asyncio(Runtime):
         maker: Any = importlib.import_module(self.name)
         loop = maker.new_event_loop()
         complaints: list[dict[str, Any]] = []
-        loop.set_exception_handler(lambda _, context: complaints.append(context))
+
+        def complain(_loop: object, context: dict[str, Any]) -> None:
+            complaints.append(context)
+
+        loop.set_exception_handler(complain)
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         try:
@@ -162,27 +166,23 @@ class Gevent(Runtime):
         import gevent  # noqa: PLC0415 - as above
 
         hub, me = gevent.get_hub(), gevent.getcurrent()
+        greenlets: list[Any] = [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)]
         return [
             repr(each)
-            for each in gc.get_objects()
-            if isinstance(each, gevent.Greenlet)
-            and each is not me
-            and getattr(each, "parent", None) is hub
-            and not each.dead
+            for each in greenlets
+            if each is not me and getattr(each, "parent", None) is hub and not each.dead
         ]
 
 
-class Blocking(Runtime):
-    """Threads and blocking sockets."""
+class Threads(Runtime):
+    """Threads, for an adapter whose methods and hooks are plain functions."""
 
     coroutines: ClassVar[bool] = False
     cancels: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        from smtpproto_blocking import SMTPServer  # noqa: PLC0415 - as above
-
-        self.name: str = "blocking"
-        self.server_class: type[ServerCore] = SMTPServer
+    def __init__(self, name: str, server_class: type[ServerCore]) -> None:
+        self.name: str = name
+        self.server_class: type[ServerCore] = server_class
         self._ended: threading.Event = threading.Event()
 
     @contextlib.contextmanager
@@ -201,6 +201,12 @@ class Blocking(Runtime):
         self._ended.wait(seconds)
 
 
+def _blocking() -> Runtime:
+    from smtpproto_blocking import SMTPServer  # noqa: PLC0415 - the runtime that was asked for
+
+    return Threads("blocking", SMTPServer)
+
+
 def _fulfil(future: Future[Any], function: Callable[[], Any]) -> None:
     try:
         future.set_result(function())
@@ -216,7 +222,7 @@ _MAKERS: Final[dict[str, Callable[[], Runtime]]] = {
     "anyio": lambda: AnyIO("anyio"),
     "trio": lambda: AnyIO("trio"),
     "gevent": Gevent,
-    "blocking": Blocking,
+    "blocking": _blocking,
 }
 
 

@@ -13,6 +13,7 @@ import ipaddress
 import os
 import re
 import ssl
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -605,6 +606,12 @@ def _file(value: Any) -> Generator[str]:
     text = _pem_text(value)
     if text is None:
         yield os.fsdecode(value)
+        return
+    if sys.platform == "linux":  # in memory, so that a process that is killed leaves no key behind
+        with os.fdopen(os.memfd_create("smtpproto"), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
         return
     descriptor, path = tempfile.mkstemp(prefix="smtpproto-")  # readable by this user alone
     try:

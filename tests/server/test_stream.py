@@ -175,15 +175,17 @@ def test_a_plain_hook_that_is_given_up_while_it_asks_is_told_why() -> None:
         Read(PLAIN, RuntimeError("too late")).read(1)
 
 
-def test_a_cancelled_read_loses_nothing() -> None:
-    read = Read(COLOURED, b"one", b"two", asyncio.CancelledError(), b"three")
+@coloured
+def test_an_interrupted_read_loses_nothing(coloured: bool) -> None:
+    read = Read(coloured, b"one", b"two", asyncio.CancelledError(), b"three")
     with pytest.raises(asyncio.CancelledError):
         read.read()
     assert read.read() == b"onetwothree"
 
 
-def test_a_read_that_fails_keeps_nothing() -> None:
-    read = Read(COLOURED, b"one", OSError("x"))
+@coloured
+def test_a_read_that_fails_keeps_nothing(coloured: bool) -> None:
+    read = Read(coloured, b"one", OSError("x"))
     with pytest.raises(OSError, match="x"):
         read.read()
     assert read.read() == b""
