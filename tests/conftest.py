@@ -12,7 +12,7 @@ import subprocess
 from typing import Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 IN_CI: Final = bool(os.environ.get("CI"))
 # Servers and their tools live here, and only root has these in PATH.
@@ -20,7 +20,13 @@ PROGRAM_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr
 
 # No deadline: a busy machine is no finding. In CI always the same examples: a submission should
 # not fail by chance; looking for new ones is the fuzzers' work.
-settings.register_profile("smtpproto", deadline=None, derandomize=IN_CI, print_blob=True)
+settings.register_profile(
+    "smtpproto",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=IN_CI,
+    print_blob=True,
+)
 settings.load_profile("smtpproto")
 
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import smtpproto_server._loop as loop
-import smtpproto_server._server as core
 from smtpproto_kit import DATA, DEADLINE, Client, Running, Runtime, running, wait_until
 from smtpproto_kit.cases._narrow import narrow
 from smtpproto_server import StreamAborted
@@ -27,9 +25,9 @@ KEPT = "kept all the same"
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter times than the real ones, for cases that need the last of them."""
-    monkeypatch.setattr(core, "GRACE", 0.6)
-    monkeypatch.setattr(core, "LAST_GRACE", 0.1)
-    monkeypatch.setattr(loop, "LAST_WORDS", 0.4)
+    monkeypatch.setattr("smtpproto_server._server.GRACE", 0.6)
+    monkeypatch.setattr("smtpproto_server._server.LAST_GRACE", 0.1)
+    monkeypatch.setattr("smtpproto_server._loop.LAST_WORDS", 0.4)
 
 
 def close_in_time(server: Running) -> None:

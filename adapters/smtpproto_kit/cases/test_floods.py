@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-import smtpproto_server._listener as listener
 from smtpproto_kit import DATA, DEADLINE, Client, Running, Runtime, running, wait_until
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def no_descriptors() -> Generator[None]:
 def test_without_descriptors_connections_wait_and_sessions_go_on(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "SHORTAGE", 0.1)
+    monkeypatch.setattr("smtpproto_server._listener.SHORTAGE", 0.1)
     kept: list[bytes] = []
 
     def on_data(stream: Any, _session: object) -> Hook:
@@ -151,7 +150,7 @@ def test_without_descriptors_connections_wait_and_sessions_go_on(
 def test_without_descriptors_a_server_can_be_closed(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "SHORTAGE", 3600.0)
+    monkeypatch.setattr("smtpproto_server._listener.SHORTAGE", 3600.0)
     with running(runtime) as server, socket.socket() as late:
         late.settimeout(DEADLINE)
         with no_descriptors():
