@@ -386,7 +386,7 @@ class Peer(Generic[ServerT]):
 
     def _start_limit(self, seconds: float) -> None:
         self._limit_at = self.serving.now() + seconds
-        self.set_limit(seconds)
+        self.set_limit(max(0.0, seconds))
 
 
 def _nothing() -> Generator[Step, Any, None]:
