@@ -45,7 +45,7 @@ LIBRARIES: Final[Mapping[str, frozenset[str]]] = {  # the I/O library of each pa
     "smtpproto_gevent": frozenset({"gevent"}),
     "smtpproto_blocking": frozenset(),
     "smtpproto_cli": frozenset({"anyio", "asyncio", "click", "gevent", "rich"}),
-    "smtpproto_kit": frozenset({"asyncio", "pytest", "trustme"}),
+    "smtpproto_kit": frozenset({"asyncio", "cryptography", "pytest", "trustme"}),
 }
 LAZILY: Final[Mapping[str, frozenset[str]]] = {  # only inside a function
     "smtpproto_server": frozenset({"cryptography"}),  # for the development certificate

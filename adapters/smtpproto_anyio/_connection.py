@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from smtpproto_anyio._server import SMTPServer
-    from smtpproto_server import Ask, Serving, Step
+    from smtpproto_server import Ask, MessageBody, Serving, Step
 
 __all__ = ["Connection"]
 
@@ -177,16 +177,16 @@ class Connection(Peer["SMTPServer"]):
             await anyio.sleep(seconds)
             self.interrupt(Outcome.TIMED_OUT)
 
-    async def _pull(self) -> bytes:
-        pulling = self.begin_pull()
+    async def _pull(self, body: MessageBody) -> bytes:
+        pulling = self.begin_pull(body)
         try:
             chunk: bytes = await self._take(self.pull())
         finally:
             self.end_pull(pulling)
         return chunk
 
-    def _pull_from_thread(self) -> bytes:
-        return from_thread.run(self._pull, token=self.server.token)
+    def _pull_from_thread(self, body: MessageBody) -> bytes:
+        return from_thread.run(self._pull, body, token=self.server.token)
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         # In a box, as trio does not believe that a result may be awaitable.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from smtpproto_asyncio._server import SMTPServer
-    from smtpproto_server import Ask, Serving, Step
+    from smtpproto_server import Ask, MessageBody, Serving, Step
 
 __all__ = ["Connection"]
 
@@ -204,16 +204,16 @@ class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
         if seconds is not None:
             self._limit = self._loop.call_later(seconds, self.interrupt, Outcome.TIMED_OUT)
 
-    async def _pull(self) -> bytes:
-        pulling = self.begin_pull()
+    async def _pull(self, body: MessageBody) -> bytes:
+        pulling = self.begin_pull(body)
         try:
             chunk: bytes = await self._take(self.pull())
         finally:
             self.end_pull(pulling)
         return chunk
 
-    def _pull_from_thread(self) -> bytes:
-        return asyncio.run_coroutine_threadsafe(self._pull(), self._loop).result()
+    def _pull_from_thread(self, body: MessageBody) -> bytes:
+        return asyncio.run_coroutine_threadsafe(self._pull(body), self._loop).result()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         call = partial(contextvars.copy_context().run, call)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from smtpproto_gevent._server import SMTPServer
-    from smtpproto_server import Ask, Serving, Step
+    from smtpproto_server import Ask, MessageBody, Serving, Step
 
 __all__ = ["Connection"]
 
@@ -161,8 +161,8 @@ class Connection(Peer["SMTPServer"]):
         if seconds is not None:
             self._limit = Timer(self._hub.loop, seconds, partial(self.interrupt, Outcome.TIMED_OUT))
 
-    def _pull(self) -> bytes:
-        pulling = self.begin_pull()
+    def _pull(self, body: MessageBody) -> bytes:
+        pulling = self.begin_pull(body)
         try:
             chunk: bytes = self._take(self.pull())
         finally:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["DATA", "DEADLINE", "Client", "wait_until"]
 
 DEADLINE: Final = 10.0  # seconds until a test gives up waiting
+ENDLESS: Final = 32 * 1024 * 1024  # octets, more than a system's buffers hold
 DATA: Final = b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\n"
 
 
@@ -111,11 +112,14 @@ class Client:
         return list(iter(self.reply, ""))
 
     def fill(self, line: bytes, seconds: float = 0.3) -> int:
-        """Send a line again and again until for some time nothing goes in; how many octets went."""
+        """Send a line again and again until for some time nothing goes in; how many octets went.
+
+        It gives up behind ENDLESS: whoever takes so much takes everything.
+        """
         sent, many = 0, line * (65536 // len(line) + 1)
         self.sock.settimeout(seconds)
         with contextlib.suppress(TimeoutError):
-            while True:
+            while sent < ENDLESS:
                 sent += self.sock.send(many[sent % len(line) :])
         self.sock.settimeout(DEADLINE)
         return sent

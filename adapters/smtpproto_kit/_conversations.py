@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from smtpproto import (
@@ -111,18 +112,18 @@ class Conversation:
 class Answers:
     """What hooks say in one connection."""
 
-    def __init__(self, conversation: Conversation | None = None) -> None:
+    def __init__(self, given: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._queues: dict[str, list[Any]] = {}
         self._always: dict[str, Any] = {}
         self.messages: list[bytes] = []
         """Those that were handed over whole."""
         self.data: bytes = b""
         """What there is so far of the one under way."""
-        for hook, given in ({} if conversation is None else conversation.answers).items():
-            if isinstance(given, list):
-                self._queues[hook] = [*given]
+        for hook, each in given.items():
+            if isinstance(each, list):
+                self._queues[hook] = [*each]  # pyright: ignore[reportUnknownArgumentType] - of answers
             else:
-                self._always[hook] = given
+                self._always[hook] = each
 
     def next(self, hook: str, auth: Any = None) -> Any:
         """What it says this time."""
@@ -162,7 +163,7 @@ def replies_of_core(
         tls_available=conversation.tls_available,
         entropy=bytes(16),
     )
-    answers = Answers(conversation)
+    answers = Answers(conversation.answers)
     exchanges: list[Exchange] = []
     for said in (b"", *conversation.said, None):
         if said is None:
@@ -189,7 +190,7 @@ def _settled(core: Connection, answers: Answers) -> tuple[bytes | None, ...]:
         elif isinstance(event, DataChunk):
             answers.data += event.data
         elif isinstance(event, NeedsTLS | NeedsStartTLS):
-            replies += [b"".join(octets), HANDSHAKE]
+            replies += [b"".join(octets) + core.data_to_send(), HANDSHAKE]
             octets.clear()
             core.tls_established(TLS)
         elif core.question is event:

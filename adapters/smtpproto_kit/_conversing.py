@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto_kit._client import DEADLINE, Client
 from smtpproto_kit._conversations import (
     COMMON,
-    HANDSHAKE,
     INFORMED,
     LOCAL,
     Answers,
@@ -20,11 +18,12 @@ from smtpproto_kit._conversations import (
     replies_of_core,
 )
 from smtpproto_kit._running import Running, running
-from smtpproto_kit._stage import certificate, without_tls
+from smtpproto_kit._stage import UNKNOWN, certificate, without_tls
 from smtpproto_server import StreamAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from smtpproto import Session
     from smtpproto_kit._runtime import Runtime
@@ -45,22 +44,27 @@ class Conversing:
         """Have conversations that one server can have; what was not as with the core, by name."""
         first = conversations[0]
         options: dict[str, Any] = {**COMMON, **first.options}
-        tls: dict[str, Any] = {**self._server_tls} if first.tls_available else {}
         application = _Application()
         with (
-            contextlib.nullcontext() if first.tls_available else without_tls(options),
-            running(runtime, **options, **tls, **application.hooks(first.asks)) as server,
+            self._tls(options, available=first.tls_available) as tls,
+            running(runtime, **{**options, **tls, **application.hooks(first.asks)}) as server,
         ):
             for each in conversations:
                 difference = self._difference(server, each, options, application)
                 if difference:
                     yield f"{each.name}: {difference}"
 
+    def _tls(self, options: dict[str, Any], *, available: bool) -> AbstractContextManager[dict[str, Any]]:
+        if available:
+            return contextlib.nullcontext({**self._server_tls})
+        options["name"] = UNKNOWN
+        return without_tls()
+
     def _difference(
         self, server: Running, conversation: Conversation, options: dict[str, Any], application: _Application
     ) -> str:
+        application.answers = Answers(conversation.answers)
         with _client(server, conversation) as client:
-            application.answers = Answers(conversation)
             peer, local = conversation.peer, LOCAL
             if peer is None:
                 peer, local = (HOST, client.sock.getsockname()[1]), (HOST, server.port)
@@ -68,7 +72,7 @@ class Conversing:
             try:
                 for each in exchanges:
                     self._take(client, each)
-                _compare(b"", _octets(client))
+                _expect_end(client)
             except AssertionError as error:
                 return str(error)
             except OSError as error:
@@ -83,10 +87,10 @@ class Conversing:
             else:
                 client.send(exchange.said)
         for octets in exchange.replies:
-            if octets is HANDSHAKE:
+            if octets is None:  # HANDSHAKE
                 client.start_tls(self._client_tls, "mx.test")
             else:
-                _compare(octets, _octets(client, len(octets)))
+                _expect(client, octets)
 
 
 class _Application:
@@ -97,7 +101,7 @@ class _Application:
 
     def hooks(self, asks: Iterable[str]) -> dict[str, Any]:
         """As options."""
-        return {"on_data": self._on_data, **{name: self._hook(name) for name in (*INFORMED, *asks)}}
+        return {**{name: self._hook(name) for name in (*INFORMED, *asks)}, "on_data": self._on_data}
 
     def _hook(self, name: str) -> Callable[..., Generator[Any, Any, Any]]:
         def hook(*args: Any) -> Generator[Any, Any, Any]:
@@ -143,14 +147,19 @@ def _client(server: Running, conversation: Conversation) -> Generator[Client]:
     served.result(DEADLINE)
 
 
-def _octets(client: Client, number: int = sys.maxsize) -> bytes:
-    """So many octets, or all until the server closes."""
-    data = b""
-    with contextlib.suppress(*GONE):
-        while len(data) < number and (more := client.sock.recv(min(number - len(data), 65536))):
-            data += more
-    return data
-
-
-def _compare(expected: bytes, came: bytes) -> None:
+def _expect(client: Client, expected: bytes) -> None:
+    """These octets come, and not others; it is said at the first that differs."""
+    came, more = b"", b"."
+    with contextlib.suppress(TimeoutError, *GONE):
+        while more and came != expected and expected.startswith(came):
+            more = client.sock.recv(len(expected) - len(came))
+            came += more
     assert came == expected, f"{came!r} came, and {expected!r} from the core"
+
+
+def _expect_end(client: Client) -> None:
+    """The server closes, and says nothing more."""
+    came = b""
+    with contextlib.suppress(*GONE):
+        came = client.sock.recv(65536)
+    assert not came, f"{came!r} came, and nothing from the core"

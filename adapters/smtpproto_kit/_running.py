@@ -7,20 +7,29 @@ import gc
 import inspect
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto_kit._client import DEADLINE, Client, wait_until
 from smtpproto_kit._runtimes import runtime_named
+from smtpproto_kit._shown import watch
 from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
     from concurrent.futures import Future
 
     from smtpproto_kit._runtime import Runtime
     from smtpproto_server import ServerCore
 
 __all__ = ["Running", "running"]
+
+USUAL: Final[Mapping[str, Any]] = {
+    "name": "mx.test",
+    "auth_optional": True,
+    "disable_reverse_lookup": True,
+    "hide_enhancedstatuscodes": False,
+}
+"""Options that a case does not have to give."""
 
 
 class Running:
@@ -36,15 +45,17 @@ class Running:
         """Run a function in the runtime, await what it gives if that is to be awaited; a Future."""
         self.errors: list[tuple[BaseException, dict[str, Any]]] = []
         self.connects: list[dict[str, Any]] = []
-        server.on("error", lambda error, info: self.errors.append((error, info)))
+        server.on("error", self._note_error)
         server.on("connect", self.connects.append)
+
+    def _note_error(self, error: BaseException, info: dict[str, Any]) -> None:
+        self.errors.append((error, info))
 
     @property
     def port(self) -> int:
         """Of the first listener."""
-        address = self.server.address()
-        assert isinstance(address, tuple)
-        return int(address[1])
+        _, port = self.server.address()
+        return int(port)
 
     def call(self, function: Callable[[], Any], seconds: float = DEADLINE) -> Any:
         """`start`, and wait for the result."""
@@ -86,13 +97,7 @@ def running(
     """
     if isinstance(runtime, str):
         runtime = runtime_named(runtime)
-    given: dict[str, Any] = {
-        "name": "mx.test",
-        "auth_optional": True,
-        "disable_reverse_lookup": True,
-        "hide_enhancedstatuscodes": False,
-        **options,
-    }
+    given: dict[str, Any] = {**USUAL, **options}
     for name in (*HOOKS, *OPTIONAL_HOOKS):
         if inspect.isgeneratorfunction(given.get(name)):
             given[name] = runtime.coloured(given[name])
@@ -101,6 +106,7 @@ def running(
     for name in (*HOOKS, *OPTIONAL_HOOKS):
         if inspect.isgeneratorfunction(getattr(made, name)):
             setattr(made, name, runtime.coloured(getattr(made, name)))
+    watch(made, options, USUAL)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         with runtime.serve(made) as start:

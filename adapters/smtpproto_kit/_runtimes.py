@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from smtpproto_kit._runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from smtpproto_server import ServerCore
 
@@ -33,6 +34,8 @@ class Asyncio(Runtime):
         from smtpproto_asyncio import SMTPServer  # noqa: PLC0415 - the runtime that was asked for
 
         self.name: str = name
+        self.loops: str = name
+        """The module whose `new_event_loop` makes them."""
         self.server_class: type[ServerCore] = SMTPServer
 
     @contextlib.contextmanager
@@ -40,7 +43,7 @@ class Asyncio(Runtime):
         """A loop that runs for ever in a thread."""
         import asyncio  # noqa: PLC0415 - as above
 
-        maker: Any = importlib.import_module(self.name)
+        maker: Any = importlib.import_module(self.loops)
         loop = maker.new_event_loop()
         complaints: list[dict[str, Any]] = []
 
@@ -226,14 +229,38 @@ _MAKERS: Final[dict[str, Callable[[], Runtime]]] = {
 }
 
 
+# What each needs besides this distribution; the extra to install it has the runtime's name.
+_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "uvloop": ("uvloop",),
+    "anyio": ("anyio",),
+    "trio": ("anyio", "trio"),
+    "gevent": ("gevent",),
+}
+
+
 def runtime_named(name: str) -> Runtime:
-    """One of the six, or `module:object` for an adapter of your own: a Runtime, or its class."""
-    module, colon, attribute = name.partition(":")
-    if colon:
-        found: Any = getattr(importlib.import_module(module), attribute)
-        runtime: Any = found() if isinstance(found, type) else found
-    else:
-        runtime = _MAKERS[name]()
+    """One of the six, or `module:object` for an adapter of your own: a Runtime, or its class.
+
+    Raises LookupError for a name that is none or whose package is missing, TypeError for an object
+    that is no Runtime.
+    """
+    if name in _MAKERS:
+        for package in _NEEDS.get(name, ()):
+            if importlib.util.find_spec(package) is None:
+                raise LookupError(f"{name} needs {package}: pip install 'smtpproto-server[{name}]'")
+        return _MAKERS[name]()
+    found = _imported(name)
+    runtime: Any = found() if isinstance(found, type) else found
     if not isinstance(runtime, Runtime):
         raise TypeError(f"{name} is {runtime!r}; it must be a smtpproto_kit.Runtime")
     return runtime
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    if not (module and attribute) or module.startswith("."):
+        raise LookupError(f"{name} is no runtime: {', '.join(RUNTIMES)} are, or module:object of your own")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"{name}: {error}") from error

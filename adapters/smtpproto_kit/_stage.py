@@ -30,15 +30,17 @@ from smtpproto_kit._scenarios import (
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from contextlib import AbstractContextManager
 
     from smtpproto import Session
     from smtpproto_kit._runtime import Runtime
     from smtpproto_kit._scenarios import Step
 
-__all__ = ["Stage", "certificate", "without_tls"]
+__all__ = ["UNKNOWN", "Stage", "certificate", "without_tls"]
 
 PEER: Final = "127.0.0.1"
 TRICKLE: Final = 0.02  # seconds between two octets
+UNKNOWN: Final = "no-tls.test"  # no certificate for development can have been made before
 TLS_ALERT: Final = 21  # record type, RFC 8446 §5.1
 RAGGED: Final = (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -64,11 +66,14 @@ class Stage:
         `octets` sends the row's own turn octet by octet.
         """
         application = Application(scene)
-        options: dict[str, Any] = {**self.server_tls, **scene.options, **scene.recipe.server_options}
+        tls: AbstractContextManager[dict[str, Any]] = contextlib.nullcontext({**self.server_tls})
+        if not scene.recipe.tls_available:
+            tls = without_tls()
+        options: dict[str, Any] = {**scene.options, **scene.recipe.server_options}
         wrong: AssertionError | None = None
         with (
-            contextlib.nullcontext() if scene.recipe.tls_available else without_tls(options),
-            running(runtime, **options, **application.hooks()) as server,
+            tls as given,
+            running(runtime, **{**options, **given, **application.hooks()}) as server,
             _crowd(scene, server),
         ):
             application.runtime = server.runtime
@@ -222,12 +227,10 @@ def _no_reply(octets: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def without_tls(options: dict[str, Any]) -> Generator[None]:
-    """No certificate, and the package that makes them for development cannot be imported."""
-    # A name for which none can have been made before.
-    options |= {"key": None, "cert": None, "name": "no-tls.test"}
+def without_tls() -> Generator[dict[str, Any]]:
+    """Server options without a certificate, and the package that makes some cannot be imported."""
     with mock.patch.dict(sys.modules, {"cryptography": None}):
-        yield
+        yield {"name": UNKNOWN}
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smtpproto_server._effects import Effect
     from smtpproto_server._loop import Serving
     from smtpproto_server._server import ServerCore
+    from smtpproto_server._stream import MessageBody
 
 __all__ = ["Peer", "Step", "Wait"]
 
@@ -139,10 +140,11 @@ class Peer(Generic[ServerT]):
             if self._pulling is not pulling:  # it was left behind by a hook that has returned
                 raise RuntimeError(TOO_LATE)
 
-    def begin_pull(self) -> object:
+    def begin_pull(self, body: MessageBody) -> object:
         """Stop the hook's clock while it waits for the client. Raises RuntimeError out of turn."""
         asking = self._asking
-        if asking is None or asking.body is None or self._interrupted is not None:
+        # Somebody whom an earlier on_data left behind must not take octets of a later message.
+        if asking is None or asking.body is not body or self._interrupted is not None:
             raise RuntimeError(TOO_LATE)
         if self._pulling is not None:
             raise RuntimeError("the stream is being read already")

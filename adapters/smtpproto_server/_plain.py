@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from smtpproto_server._options import Options
     from smtpproto_server._peer import Step
     from smtpproto_server._server import Identity, Place
+    from smtpproto_server._stream import MessageBody
 
 __all__ = ["GIVEN_UP", "Latch", "PlainPeer", "PlainServer"]
 
@@ -86,6 +87,7 @@ class PlainServer(ServerCore):
         self._in_closing: bool = False
         self._closed: bool = False
         self._change: threading.Condition = threading.Condition()
+        self._gate: threading.Lock = threading.Lock()  # held while it is open
 
     def serve(self, sock: socket.socket, serving: Serving) -> PlainPeer[Any]:
         """Make a connection, and see that somebody takes its steps: of the runtime's own."""
@@ -146,11 +148,14 @@ class PlainServer(ServerCore):
             self.latches.pop().close()
         self._closed = True
         self.emit("close")
-        self.gone(None)
+        if self._gate.locked():
+            self._gate.release()
 
     def wait_closed(self) -> None:
-        """Return when `close` is done."""
-        self.wait_until(lambda: self._closed)
+        """Return when `close` is done, in a signal handler or in another thread."""
+        # Not a Condition: a handler may run between its look and its wait, and would not be noticed.
+        with self._gate:
+            return
 
     def wait_until(self, true: Callable[[], bool], seconds: float | None = None) -> None:
         """Wait for what comes true when a connection ends, or the server."""
@@ -161,13 +166,13 @@ class PlainServer(ServerCore):
         """Before anything is served: build what it needs, be as new after a `close`."""
         with self._closing:
             self._closed = False
+            self._gate.acquire(blocking=False)
             if not self.latches:
                 self.latches = [Latch() for _ in range(LATCHES)]
 
-    def gone(self, peer: Peer[Any] | None) -> None:
+    def gone(self, peer: Peer[Any]) -> None:
         """Tell all who wait."""
-        if peer is not None:
-            self.peers.discard(peer)
+        self.peers.discard(peer)
         with self._change:
             self._change.notify_all()
 
@@ -254,12 +259,12 @@ class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
         with self._pull_lock:  # a thread that the hook has left behind, reading, comes to its end
             return result
 
-    def _pull(self, turn: object) -> bytes:
+    def _pull(self, turn: object, body: MessageBody) -> bytes:
         with self._pull_lock if self._pulling is None else contextlib.nullcontext():
             with self._lock:
                 if self.turn is not turn:
                     raise RuntimeError(TOO_LATE)
-                pulling = self.begin_pull()
+                pulling = self.begin_pull(body)
             try:
                 return self._drive(self.pull())
             finally:

@@ -216,7 +216,8 @@ class ServerCore:
         """
         if sock is not None:
             sock.settimeout(0)
-            sock.listen(backlog)
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # else its backlog is chosen
+                sock.listen(backlog)
             return [Listener(self, sock)]
         if path is not None:
             return [Listener(self, bind_unix(path, backlog), path)]

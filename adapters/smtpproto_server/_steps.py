@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from smtpproto_server._effects import Ask
     from smtpproto_server._peer import Peer
+    from smtpproto_server._stream import MessageBody
 
 __all__ = ["call_coloured", "call_plain", "is_coroutine_function", "plain_call", "run_flushing"]
 
@@ -22,9 +23,9 @@ __all__ = ["call_coloured", "call_plain", "is_coroutine_function", "plain_call",
 async def call_coloured(
     peer: Peer[Any],
     ask: Ask,
-    pull: Callable[[], Awaitable[bytes]],
+    pull: Callable[[MessageBody], Awaitable[bytes]],
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
-    pull_from_thread: Callable[[], bytes],
+    pull_from_thread: Callable[[MessageBody], bytes],
 ) -> Any:
     """Call a hook in a runtime that has coroutines; what it raises is raised.
 
@@ -33,14 +34,14 @@ async def call_coloured(
     hook, args, body = ask.hook, ask.args, ask.body
     if peer.server.is_coroutine(hook):
         if body is not None:
-            args = (AsyncStream(body, pull), *args)
+            args = (AsyncStream(body, functools.partial(pull, body)), *args)
         return await run_flushing(hook(*args), peer.flush)
     if body is None and not ask.lookup and peer.server.options.sync_hooks == "inline":
         result = hook(*args)
     else:
         peer.flush()
         if body is not None:
-            args = (Stream(body, pull_from_thread), *args)
+            args = (Stream(body, functools.partial(pull_from_thread, body)), *args)
         result = await in_thread(functools.partial(hook, *args))
     if inspect.isawaitable(result):
         peer.flush()
@@ -48,9 +49,11 @@ async def call_coloured(
     return result
 
 
-def plain_call(ask: Ask, pull: Callable[[], bytes]) -> Callable[[], Any]:
+def plain_call(ask: Ask, pull: Callable[[MessageBody], bytes]) -> Callable[[], Any]:
     """The call of a hook in a runtime without coroutines, for `call_plain`, now or later."""
-    args = ask.args if ask.body is None else (Stream(ask.body, pull), *ask.args)
+    body, args = ask.body, ask.args
+    if body is not None:
+        args = (Stream(body, functools.partial(pull, body)), *args)
     return functools.partial(ask.hook, *args)
 
 

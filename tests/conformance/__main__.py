@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Tests find their modules by the path of `tests`, and so does this.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# Run from a checkout, this finds its modules by path, as tests do.
+sys.path.insert(0, str(Path(__file__).parents[2] / "adapters"))
 
-from conformance.scenarios import (
-    DEPARTURES,
-    JUDGED_BY,
-    LATER,
-    expectation,
-    played,
-    rows,
-)
+from smtpproto_kit._rows import DEPARTURES, JUDGED_BY, LATER, expectation, played
+from smtpproto_kit._scenarios import rows
 
 
 def report() -> Iterator[str]:
@@ -28,7 +22,7 @@ def report() -> Iterator[str]:
     ids = played()
     own = sum(row.startswith("P") for row in rows())
     yield f"{len(rows())} rows, {own} of them ours (P...)"
-    yield f"{len(ids)} played against the core in every cut, and over TCP against the asyncio adapter"
+    yield f"{len(ids)} played against the core in every cut, and over TCP against every adapter"
     yield f"{len(JUDGED_BY)} judged by another test:"
     yield from _grouped(JUDGED_BY)
     yield f"{len(DEPARTURES)} of the played ones depart from the row's first choice:"

@@ -8,27 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.scenarios import (
-    DEPARTURES,
-    JUDGED_BY,
-    LATER,
-    RECIPES,
-    Action,
-    Each,
-    Expectation,
-    Expire,
-    Message,
-    Raises,
-    Returns,
-    Scenario,
-    judge,
-    judge_end,
-    judge_login,
-    judge_reply,
-    played,
-    rows,
-    scenario,
-)
 from conversation import ENTROPY, TLS, Outcome, cuts
 from smtpproto import (
     ACCEPT,
@@ -47,11 +26,28 @@ from smtpproto import (
     Reject,
     Signal,
 )
+from smtpproto_kit._recipes import RECIPES
+from smtpproto_kit._rows import DEPARTURES, JUDGED_BY, LATER, played, scenario
+from smtpproto_kit._scenarios import (
+    Action,
+    Each,
+    Expectation,
+    Expire,
+    Message,
+    Raises,
+    Returns,
+    Scenario,
+    judge,
+    judge_end,
+    judge_login,
+    judge_reply,
+    rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from conformance.scenarios import Answer, Step
+    from smtpproto_kit._scenarios import Answer, Step
 
 ROOT = Path(__file__).parents[2]
 PEER = "192.0.2.1"

@@ -32,6 +32,7 @@ MESSAGE: Final = "Subject: hi\r\n\r\nhello\r\n"
 ENVIRONMENT: Final = {
     **{name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "NO_COLOR"}},
     "COLUMNS": "100",
+    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "adapters"))),
     "PYTHONUNBUFFERED": "1",
 }
@@ -147,7 +148,7 @@ class Terminals:
         self._expected: list[str] = []
         programs = folder / "bin"
         programs.mkdir()
-        for name, command in {"python3": "", "smtpproto": "-m smtpproto_cli"}.items():
+        for name, command in {"python": "", "python3": "", "smtpproto": "-m smtpproto_cli"}.items():
             program = programs / name
             program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@"\n')
             program.chmod(0o755)
@@ -160,6 +161,9 @@ class Terminals:
             arguments = [sys.executable, "-m", "smtpproto_cli", *shlex.split(command)[1:], "--port", "0"]
             self._server, self._expected = Process(arguments, self._folder), expected
             return
+        if command.startswith("python -m smtpproto_kit "):
+            # In the folder that the page names. CI runs the same with all cases.
+            command = f"cd {DOCS / 'examples'} && {command} -- -k test_first"
         if self._server is not None:
             command = command.replace(PORT, str(self._server.port))
         done = subprocess.run(

@@ -35,8 +35,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXAMPLES: Final = sorted((DOCS / "examples").glob("*.py"))
+PROGRAMS: Final = [each for each in EXAMPLES if PORT in each.read_text("utf-8")]  # the others are modules
 BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]
 TERMINALS: Final = sorted({block.page for block in BLOCKS if block.kind == "console"})
+
+# What tests/real/test_deploying.py asks for.
+DEPLOYED: Final = re.findall(
+    r'"(run-with-\w+|\w+\.md)"', (ROOT / "tests" / "real" / "test_deploying.py").read_text("utf-8")
+)
 
 # Put behind a block that only defines a handler, so that a message goes through it.
 SERVE_HANDLER: Final = f"""
@@ -76,7 +82,8 @@ def run_python(text: str, folder: Path) -> list[str]:
     login = re.search(r"# login: (\S+) (\S+)", text)
     with Process(arguments, folder) as server:
         deliver(server.port, lmtp="lmtp=True" in text, login=(login[1], login[2]) if login else None)
-        assert server.stop(signal.SIGINT) == -signal.SIGINT
+        # It ends as any program does, or on its own.
+        assert server.stop(signal.SIGINT) in {-signal.SIGINT, 0}
     return server.lines[1:]
 
 
@@ -84,7 +91,11 @@ def run_python(text: str, folder: Path) -> list[str]:
 
 
 def python_runs(block: Block, folder: Path) -> None:
-    run_python(block.text, folder)
+    if block.marker is None:
+        run_python(block.text, folder)
+    else:  # what it needs beside it is there in another test
+        compile(block.text, str(block), "exec")
+        assert block.marker in DEPLOYED
 
 
 def toml_is_taken(block: Block, folder: Path) -> None:
@@ -167,6 +178,17 @@ def holds_only_directives(block: Block, _folder: Path) -> None:
         assert re.match(r"\.\. (?:auto\w+|currentmodule)::|   (?::|\.\. auto\w+::)|$", line), line
 
 
+def is_a_file_of_a_recipe(block: Block, _folder: Path) -> None:
+    """tests/real/test_deploying.py tries it with the program it is for."""
+    assert re.match(r"(?:#!.*\n)?# /\S+\n", block.text), f"{block} does not say where it goes"
+    assert block.page.name in DEPLOYED
+
+
+def is_a_drawing_or_such_a_file(block: Block, folder: Path) -> None:
+    if block.page.name in DEPLOYED:
+        is_a_file_of_a_recipe(block, folder)
+
+
 def is_no_code(_block: Block, _folder: Path) -> None: ...
 
 
@@ -177,7 +199,9 @@ RULES: Final[Mapping[str, Callable[[Block, Path], None]]] = {
     "console": console_begins_with_a_command,
     "{literalinclude}": included_file_is_an_example,
     "{code-block} python": foreign_python_compiles,
-    "{code-block} text": is_no_code,  # a drawing
+    "{code-block} text": is_a_drawing_or_such_a_file,
+    "{code-block} ini": is_a_file_of_a_recipe,
+    "{code-block} sh": is_a_file_of_a_recipe,
     "{eval-rst}": holds_only_directives,
     "{toctree}": is_no_code,
     "{options-table}": is_no_code,
@@ -212,7 +236,7 @@ def test_the_terminals_of_a_page_show_what_it_says(page: Path, tmp_path: Path) -
         terminals.end()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", PROGRAMS, ids=lambda path: path.stem)
 def test_an_example_receives_a_message(example: Path, tmp_path: Path) -> None:
     assert run_python(example.read_text("utf-8"), tmp_path) == ["22 octets from <a@example.com>"]
 
@@ -225,7 +249,7 @@ def test_a_server_on_plain_sockets_takes_no_more_than_forty_lines_and_no_adapter
 
 def test_the_readme_shows_the_examples_as_they_are() -> None:
     shown = [block.text for block in BLOCKS if block.page == ROOT / "README.md" and block.kind == "python"]
-    assert sorted(shown) == sorted(example.read_text("utf-8") for example in EXAMPLES)
+    assert sorted(shown) == sorted(example.read_text("utf-8") for example in PROGRAMS)
 
 
 def test_every_example_stands_on_a_page() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import sys
+import tomllib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +15,7 @@ import pytest
 import smtpproto
 from docs.blocks import DOCS, PAGES, ROOT
 from smtpproto._catalogue import MESSAGE_REFUSED, RECIPIENT_OK
+from smtpproto_kit import RUNTIMES, runtime_named
 from smtpproto_server import EVENTS, HOOKS, OPTIONAL_HOOKS, Options
 
 if TYPE_CHECKING:
@@ -133,6 +136,28 @@ def test_every_hook_has_its_place_in_the_table_for_aiosmtpd() -> None:
     table = section(page("migrate-aiosmtpd.md"), "Handler methods")
     named = set(re.findall(r"\bon_\w+", table))
     assert named == {*HOOKS, *OPTIONAL_HOOKS}
+
+
+def test_the_page_of_adapters_has_every_runtime_with_its_module_and_its_extra() -> None:
+    table = page("adapters.md").partition("## What differs")[0]
+    assert list(column(table, 0)) == list(RUNTIMES)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    for runtime, module, install in zip(*(column(table, number) for number in (0, 2, 3)), strict=True):
+        assert runtime_named(runtime).server_class is importlib.import_module(module).SMTPServer
+        assert install == ("smtpproto-server" + (f"[{runtime}]" if runtime in extras else ""))
+
+
+def test_the_tables_of_what_differs_and_what_it_costs_leave_no_runtime_out() -> None:
+    differs, costs = (section(page("adapters.md"), title) for title in ("What differs", "What they cost"))
+    methods, hooks = (set(column(part, 0)) for part in differs.split("What becomes of a hook"))
+    assert methods == hooks == set(column(costs, 0)) == set(RUNTIMES)
+
+
+def test_the_page_of_adapters_says_which_runtimes_have_coroutines() -> None:
+    for line in section(page("adapters.md"), "What differs").partition("With `sync_hooks")[0].splitlines():
+        runtimes, methods = (*line.strip("|").split(" | ")[:1], line)
+        for runtime in re.findall(r"`(\w+)`", runtimes):
+            assert runtime_named(runtime).coroutines == ("| coroutines |" in methods)
 
 
 @pytest.mark.parametrize("number", SUPPORTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,14 @@ def test_it_survives_behind_haproxy_when_one_of_two_servers_is_killed(runtimes: 
     assert "lost 0," in said
 
 
-def test_memory_stays_within_its_limits() -> None:
-    said = succeeds(sys.executable, FOLDER / "memory_server.py", "--no-tls")
+def test_memory_stays_within_its_limits(runtime: str) -> None:
+    said = succeeds(
+        sys.executable, FOLDER / "memory_server.py", "--no-tls", "--no-time", "--runtime", runtime
+    )
     assert said.count(": kept)") == 3
+
+
+def test_the_work_of_a_message_is_told(runtime: str) -> None:
+    arguments = ("--no-memory", "--messages", "40", "--runtime", runtime)
+    said = succeeds(sys.executable, FOLDER / "memory_server.py", *arguments)
+    assert len(re.findall(rf"(?m)^{runtime}: .* hook.*: \d+ us of CPU for each$", said)) == 4

@@ -7,11 +7,11 @@ import socket
 from functools import partial
 from typing import Any, Final
 
+import anyio
 import anyio.lowlevel
 import pytest
-
-import anyio
 from anyio import to_thread
+
 from smtpproto_anyio import SMTPServer, serve, serve_connection
 from smtpproto_kit import DATA, DEADLINE, Client
 
@@ -68,8 +68,9 @@ def test_a_cancelled_server_drops_its_clients_tells_the_application_and_stays_ca
         nonlocal called
         called = anyio.Event()
         clients: list[Client] = []
+        server = SMTPServer(**QUIET, on_mail_from=on_mail_from, on_close=on_close)
         with anyio.CancelScope() as scope:
-            async with SMTPServer(**QUIET, on_mail_from=on_mail_from, on_close=on_close) as server:
+            async with server:
                 await server.listen(0, "127.0.0.1")
                 clients += [await to_thread.run_sync(lambda: Client(port_of(server)).greeted()) for _ in "12"]
                 clients[0].send(DATA)

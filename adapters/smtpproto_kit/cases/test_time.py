@@ -388,9 +388,9 @@ def test_no_time_of_the_client_runs_in_a_hook(runtime: Runtime, place: str) -> N
     def hook(*_: object) -> Hook:
         yield runtime.pause(1.5 * SHORT)
 
-    limits: dict[str, Any] = {**NEVER, "socket_timeout": SHORT, "command_timeout": SHORT}
+    options: dict[str, Any] = {**NEVER, "socket_timeout": SHORT, "command_timeout": SHORT, place: hook}
     command = "MAIL FROM:<a@x>" if place == "on_mail_from" else "VRFY x"
-    with running(runtime, **{**limits, place: hook}) as server, server.client().greeted() as client:
+    with running(runtime, **options) as server, server.client().greeted() as client:
         assert client.say(command).startswith("25")
         with Watch():
             assert client.replies() == [TIMEOUT]
@@ -415,6 +415,24 @@ def test_the_time_of_a_hook_may_be_as_little_as_it_likes(runtime: Runtime, colou
             client.send(b"two\r\n.\r\n")
             assert client.reply()[:3] in ("250", "451")
         assert client.say("NOOP") == OK
+
+
+@both
+def test_time_that_the_client_takes_is_not_the_hook_s(runtime: Runtime, colour: Colour) -> None:
+    def read(stream: Any, _session: object) -> Hook:
+        size = 0
+        while chunk := (yield stream.read(65536)):
+            size += len(chunk)
+        return str(size)
+
+    options: dict[str, Any] = {**NEVER, "on_data": colour(read), "hook_timeout": SHORT}
+    with running(runtime, **options) as server, server.client().greeted() as client:
+        client.send(DATA)
+        assert replies(client, 3)[2].startswith("354 ")
+        type_until(client, b"x", has_passed(2 * SHORT))  # in many pieces, each of them waited for
+        client.send(b"\r\n.\r\n")
+        assert client.reply().startswith("250 2.6.0 ")
+        assert not server.errors
 
 
 def test_a_hook_that_has_read_everything_is_still_timed(runtime: Runtime) -> None:
