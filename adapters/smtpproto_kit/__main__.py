@@ -120,6 +120,9 @@ def run(names: Sequence[str], options: Sequence[str], table: Path | None = None)
     account = Account()
     adapters = [word for name in names for word in ("--adapter", name)]
     status = pytest.main([*OURS, *adapters, *options, str(CASES)], plugins=[account])
+    # In the order they were asked for; with several processes they came in any.
+    order = sorted(account.counts, key=lambda name: names.index(name) if name in names else len(names))
+    account.counts = {name: account.counts[name] for name in order}
     sys.stdout.writelines(f"{line}\n" for line in ("", *account.lines()))
     if table is not None:
         lines = [TITLE, "", *account.shown.table(account.counts)]
