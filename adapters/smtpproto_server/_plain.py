@@ -18,7 +18,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
 from smtpproto_server._effects import Ask, Outcome
-from smtpproto_server._peer import Peer, Wait
+from smtpproto_server._peer import TOO_LATE, Peer, Wait
 from smtpproto_server._server import ServerCore
 from smtpproto_server._steps import call_plain, plain_call
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from smtpproto_server._stream import MessageBody
 
 __all__ = ["GIVEN_UP", "Latch", "PlainPeer", "PlainServer"]
-
-TOO_LATE: Final = "the stream belongs to on_data, which has returned"
 
 
 class _GivenUp:

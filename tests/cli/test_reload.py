@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from cli.serving import PATIENCE
-from running import wait_until
 from smtpproto_cli._runtimes import RUNTIMES
+from smtpproto_kit import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from cli.serving import COMMAND, ENVIRONMENT, PATIENCE
-from running import wait_until
 from smtpproto_cli._runtimes import RUNTIMES
+from smtpproto_kit import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
