@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-import conversation
+from smtpproto import testing
+from smtpproto.testing import _conversation as conversation
 from smtpproto_kit._conversations import COMMON, HOOK_OF, Conversation, from_json, to_json
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "adapters" / "smtpproto_kit" / "conversations.jsonl"
 PEER: Final = ("192.0.2.1", 4321)  # what `drive` takes
 LONGEST: Final = 5000  # octets; longer ones would make the file hard to read, and rows.csv has some
-CONVERSING: Final = re.compile(r"^from conversation import .*\b(converse|play)\b", re.MULTILINE)
+CONVERSING: Final = re.compile(r"^from smtpproto.testing import .*\b(converse|play)\b", re.MULTILINE)
 JUDGING_PEERS: Final = ("use_proxy", "use_xclient", "use_xforward")
 
 
 class CannotBeSaid(Exception):  # noqa: N818 - no error: a conversation that stays where it is
     """Why a conversation is left out."""
+
+
+def whole(segment: bytes) -> Iterator[list[bytes]]:
+    """The one cut that is none."""
+    yield [segment]
 
 
 class Recorder:
@@ -40,12 +46,12 @@ class Recorder:
         self.again: int = 0
         self._item: str = ""
         self._number: Counter[str] = Counter()
-        self._converse: Any = conversation.converse
+        self._converse: Any = testing.converse
 
     def pytest_configure(self) -> None:
         """Before any test has imported it."""
-        conversation.cuts = lambda segment: [[segment]]
-        conversation.converse = self.listen
+        conversation.cuts = whole
+        testing.converse = conversation.converse = self.listen
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Note whose conversations these are."""

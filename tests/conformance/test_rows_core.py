@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conversation import ENTROPY, TLS, Outcome, cuts
 from smtpproto import (
     ACCEPT,
     Accept,
@@ -26,6 +25,7 @@ from smtpproto import (
     Reject,
     Signal,
 )
+from smtpproto.testing import ENTROPY, TLS, Outcome, cuts
 from smtpproto_kit._recipes import RECIPES
 from smtpproto_kit._rows import DEPARTURES, JUDGED_BY, LATER, played, scenario
 from smtpproto_kit._scenarios import (

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from conversation import converse, message, play
 from smtpproto import (
     OPTIONAL_QUESTIONS,
     Accept,
@@ -27,6 +26,7 @@ from smtpproto import (
     TransactionReset,
     VerifyRequested,
 )
+from smtpproto.testing import converse, message, play
 
 EHLO = "EHLO c.test"
 MAIL = "MAIL FROM:<a@x.test>"
@@ -780,7 +780,7 @@ def test_starttls(said: list[str | None], how: dict[str, Any], reply: str) -> No
 
 @pytest.mark.parametrize("behind", [b"x", b"NOOP\r\n", b"\r\n", b"\x16\x03\x01"])
 def test_plaintext_behind_starttls_is_never_read(behind: bytes) -> None:
-    from conversation import drive  # noqa: PLC0415 - one cut only: the cut is the subject
+    from smtpproto.testing import drive  # noqa: PLC0415 - one cut only: the cut is the subject
 
     outcome = drive([[b"STARTTLS\r\n" + behind]], Options(name="mx.test", hide_enhancedstatuscodes=False), {})
     assert outcome.replies[1:] == ["554 5.5.0 Error: data after STARTTLS"]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from conversation import ENTROPY, TLS, Outcome, converse, drive, play, settle
 from smtpproto import (
     ACCEPT,
     CLOSED,
@@ -45,6 +44,7 @@ from smtpproto import (
     VerifyRequested,
 )
 from smtpproto._connection import MANY_REPLIES
+from smtpproto.testing import ENTROPY, TLS, Outcome, converse, drive, play, settle
 
 EHLO = "EHLO c.test"
 MAIL = "MAIL FROM:<a@x.test>"

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from conversation import Outcome, converse, drive, settle
 from smtpproto import (
     Accept,
     AuthRequested,
@@ -18,6 +17,7 @@ from smtpproto import (
     XClientCredentials,
 )
 from smtpproto._identity import bracketed
+from smtpproto.testing import Outcome, converse, drive, settle
 
 EHLO = "EHLO c.test"
 MAIL = "MAIL FROM:<a@x.test>"

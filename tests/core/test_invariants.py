@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from conversation import ENTROPY, TLS, Outcome, drive, settle
 from smtpproto import (
     ACCEPT,
     OPTIONAL_QUESTIONS,
@@ -48,6 +47,7 @@ from smtpproto._connection import MANY_REPLIES
 from smtpproto._core import Core
 from smtpproto._grammar import encode_xtext
 from smtpproto._state import COMMANDS
+from smtpproto.testing import ENTROPY, TLS, Outcome, drive, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

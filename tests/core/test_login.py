@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conversation import ENTROPY, Outcome, converse, drive, settle
 from smtpproto import (
     ACCEPT,
     Accept,
@@ -23,6 +22,7 @@ from smtpproto import (
     Reject,
     XOAuth2Credentials,
 )
+from smtpproto.testing import ENTROPY, Outcome, converse, drive, settle
 
 if TYPE_CHECKING:
     from smtpproto import Session

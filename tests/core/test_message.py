@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from conversation import Outcome, converse, drive, play
 from smtpproto import (
     Accept,
     DataAborted,
@@ -24,6 +23,7 @@ from smtpproto import (
     State,
     TimerChanged,
 )
+from smtpproto.testing import Outcome, converse, drive, play
 
 EHLO = "EHLO c.test"
 MAIL = "MAIL FROM:<a@x.test>"

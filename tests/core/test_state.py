@@ -6,7 +6,6 @@ from itertools import product
 
 import pytest
 
-from conversation import ENTROPY, TLS
 from smtpproto import (
     ACCEPT,
     CLOSED,
@@ -32,6 +31,7 @@ from smtpproto._state import (
     State,
     Step,
 )
+from smtpproto.testing import ENTROPY, TLS
 
 OPTIONS = Options(
     name="mx.test", auth_optional=True, allow_insecure_auth=True, use_xclient=True,
