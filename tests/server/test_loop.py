@@ -991,7 +991,7 @@ def test_plaintext_in_place_of_a_handshake_closes_without_a_reply() -> None:
     play.say(b"STARTTLS\r\n")
     play.resume(b"EHLO a\r\n")
     assert b"SMTP" not in play.sent()
-    play.ends(lingers=bool(play.effect) and isinstance(play.effect, Receive))
+    play.ends()
     assert play.error()[1] == "tls"
 
 
