@@ -47,12 +47,14 @@ LIBRARIES: Final[Mapping[str, frozenset[str]]] = {  # the I/O library of each pa
     "smtpproto_blocking": frozenset(),
     "smtpproto_cli": frozenset({"anyio", "asyncio", "click", "gevent", "rich"}),
     "smtpproto_kit": frozenset({"asyncio", "cryptography", "pytest", "trustme"}),
-    "testing": frozenset({"hypothesis"}),
+    "smtpproto_pytest": frozenset({"pytest", "smtpproto_kit"}),
+    "testing": frozenset({"asyncio", "hypothesis"}),
 }
 LAZILY: Final[Mapping[str, frozenset[str]]] = {  # only inside a function
     "smtpproto_server": frozenset({"cryptography"}),  # for the development certificate
     "smtpproto_cli": frozenset({"uvloop", *LIBRARIES}),  # the runtime that was asked for
     "smtpproto_kit": frozenset({"anyio", "asyncio", "gevent", "uvloop", *LIBRARIES}),
+    "smtpproto_pytest": frozenset({"trustme"}),
 }
 STDLIB: Final = sys.stdlib_module_names - {"asyncio"}
 BELOW: Final = frozenset({"smtpproto", "smtpproto_server"})
