@@ -368,12 +368,11 @@ class Serving:
             result = yield self._call(name, hook, args, watch=before_greeting)
             if isinstance(result, Outcome) or self.stopping > self._stop_seen:
                 yield from self._look_up_from(event, result)
-                if core.question is not event:
-                    return
-        if before_greeting:
+        if before_greeting and core.question is event:
             yield from self._poll()
-            if core.question is not event:
-                return
+        if core.question is not event:
+            self._judge(name, result)  # nobody is answered, but a fault of the hook's is one
+            return
         if hook is None:
             core.decide(NOT_IMPLEMENTED if name == "on_auth" else ACCEPT)
         else:
@@ -586,6 +585,8 @@ class Serving:
         self._body = None
         if self._finished is not None and self._core.question is self._finished:
             self._answer_message(body, result)
+        elif not _stream_aborted(result):
+            self._judge("on_data", result)  # as in _ask_hook
 
     def _next_chunk(self) -> Generator[Effect, Any, bytes | None]:
         """The next octets of the message; b"" where it ends or is aborted, None when all is over."""
@@ -625,8 +626,7 @@ class Serving:
     def _answer_message(self, body: MessageBody, result: Any) -> None:
         core = self._core
         refusal = body.message.refusal
-        aborted = isinstance(result, Failed) and isinstance(result.exception, StreamAborted)
-        if refusal is not None and aborted:
+        if refusal is not None and _stream_aborted(result):
             core.decide(refusal)
             return
         if isinstance(result, list | tuple) and core.options.lmtp:
@@ -720,6 +720,11 @@ def _step(channel: TlsChannel) -> tuple[bool, Exception | None]:
         return channel.handshake(), None
     except (ssl.SSLError, ssl.CertificateError) as error:
         return False, error
+
+
+def _stream_aborted(result: Any) -> bool:
+    """The hook failed only because its message did."""
+    return isinstance(result, Failed) and isinstance(result.exception, StreamAborted)
 
 
 def _nothing() -> Generator[Effect, Any, None]:

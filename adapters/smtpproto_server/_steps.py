@@ -37,16 +37,24 @@ async def call_coloured(
             args = (AsyncStream(body, functools.partial(pull, body)), *args)
         return await run_flushing(hook(*args), peer.flush)
     if body is None and not ask.lookup and peer.server.options.sync_hooks == "inline":
-        result = hook(*args)
+        result = hook(*args)  # Python itself makes a RuntimeError of StopIteration here
     else:
         peer.flush()
         if body is not None:
             args = (Stream(body, functools.partial(pull_from_thread, body)), *args)
-        result = await in_thread(functools.partial(hook, *args))
+        result = await in_thread(functools.partial(_without_stop_iteration, hook, *args))
     if inspect.isawaitable(result):
         peer.flush()
         return await result
     return result
+
+
+def _without_stop_iteration(hook: Callable[..., Any], *args: Any) -> Any:
+    """Call a hook. Its StopIteration would get lost on the way out of a thread: a future takes none."""
+    try:
+        return hook(*args)
+    except StopIteration as stop:
+        raise RuntimeError("the hook raised StopIteration") from stop
 
 
 def plain_call(ask: Ask, pull: Callable[[MessageBody], bytes]) -> Callable[[], Any]:
@@ -54,7 +62,7 @@ def plain_call(ask: Ask, pull: Callable[[MessageBody], bytes]) -> Callable[[], A
     body, args = ask.body, ask.args
     if body is not None:
         args = (Stream(body, functools.partial(pull, body)), *args)
-    return functools.partial(ask.hook, *args)
+    return functools.partial(_without_stop_iteration, ask.hook, *args)
 
 
 def call_plain(name: str, call: Callable[[], Any], ends: tuple[type[BaseException], ...] = ()) -> Any:

@@ -635,6 +635,33 @@ def test_hook_timeout_of_on_data_drains_the_message_first() -> None:
     assert play.say(b"hi\r\n.\r\nNOOP\r\n") == BROKEN + b"250 2.0.0 OK\r\n"
 
 
+@pytest.mark.parametrize(
+    ("raised", "reported"), [(RuntimeError("x"), 1), (StreamAborted("lost"), 0), (Reject(), 0)]
+)
+def test_what_on_data_raises_when_the_client_is_gone_is_reported(raised: Exception, reported: int) -> None:
+    play = Play(on_data=hook)
+    play.say(DATA + b"hi\r\n")
+    play.body()
+    play.resume(PULL)
+    play.resume(PULL)
+    play.resume(b"")  # the end of the input, inside the message
+    play.resume(Failed(raised))
+    play.ends()
+    assert [error for error, _ in play.errors] == [raised] * reported
+
+
+@pytest.mark.parametrize("options", [{"on_mail_from": hook}, {"on_connect": hook}])
+def test_what_a_hook_raises_while_the_server_stops_is_reported(options: dict[str, Any]) -> None:
+    play = Play(greeted="on_mail_from" in options, **options)
+    if "on_mail_from" in options:
+        play.say(DATA[:22])
+    play.stop(now=True)
+    error = RuntimeError("x")
+    play.resume(Failed(error))
+    play.ends(lingers=isinstance(play.effect, Receive))
+    assert [each for each, _ in play.errors] == [error]
+
+
 # --- hooks ------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,15 @@ def nonsense_plainly(_runtime: Runtime) -> Callable[..., Any]:
     return hook
 
 
+def stopping_plainly(_runtime: Runtime) -> Callable[..., Any]:
+    """What `next` does at the end: a future takes it for no exception at all."""
+
+    def hook(*_: object) -> None:
+        raise StopIteration(SECRET)
+
+    return hook
+
+
 def exiting(_runtime: Runtime) -> Callable[..., Any]:
     def hook(*_: object) -> Hook:
         yield
@@ -143,6 +152,7 @@ FAILURES: Final[dict[Callable[[Any], Callable[..., Any]], type[BaseException]]] 
     hanging: TimeoutError,
     nonsense: TypeError,
     nonsense_plainly: TypeError,
+    stopping_plainly: RuntimeError,
     exiting: SystemExit,
     exiting_plainly: SystemExit,
     cancelled: asyncio.CancelledError,
