@@ -186,19 +186,14 @@ class _Box:
 
     def record(self, server: ServerCore) -> None:
         """Remember what is said on each connection of this server."""
-        begin = server.begin
         self._server = server
 
-        def begin_recorded(*args: Any) -> Any:
-            serving: Any = begin(*args)
-            if serving is not None:
-                # Its own, as there the octets are in the clear and nothing of TLS is left to undo.
-                serving._core = recorded = Recorded(serving._core)  # noqa: SLF001 - as said
-                self.conversations.append(recorded.log)
-            return serving
+        def connection(*args: Any, **facts: Any) -> Recorded:
+            recorded = Recorded(*args, **facts)
+            self.conversations.append(recorded.log)
+            return recorded
 
-        recording: Any = server
-        recording.begin = begin_recorded
+        server.connection = connection
 
     def transcript(self) -> Iterator[str]:
         for number, log in enumerate(list(self.conversations), 1):

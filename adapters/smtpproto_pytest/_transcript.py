@@ -9,6 +9,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from smtpproto import Connection
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -21,26 +23,25 @@ VERBS: Final = frozenset({
 END: Final = b"\r\n.\r\n"
 
 
-class Recorded:
-    """A `Connection` that remembers the octets it takes and gives, in the clear."""
+class Recorded(Connection):
+    """A connection that remembers the octets it takes and gives, in the clear."""
 
-    def __init__(self, connection: Any) -> None:
-        self._connection: Any = connection
+    def __init__(self, *args: Any, **facts: Any) -> None:
+        super().__init__(*args, **facts)
         self.log: list[tuple[str, bytes]] = []
         """Octets of the client ("C") and of the server ("S"), in order."""
 
     def receive_data(self, data: bytes) -> None:
+        """Take in octets, and remember them."""
         self.log.append(("C", data))
-        self._connection.receive_data(data)
+        super().receive_data(data)
 
     def data_to_send(self) -> bytes:
-        data: bytes = self._connection.data_to_send()
+        """Give out octets, and remember them."""
+        data = super().data_to_send()
         if data:
             self.log.append(("S", data))
         return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
 
 
 def transcript(log: Iterable[tuple[str, bytes]]) -> Iterator[str]:

@@ -108,6 +108,8 @@ class ServerCore:
         """The live sessions."""
         self.peers: set[Peer[Any]] = set()
         """The connections, those included whose last hook still runs."""
+        self.connection: Callable[..., Connection] = Connection
+        """Makes the core of each connection; a test may put a kind of its own here."""
         self.listeners: list[Listener] = []
         self._contexts: TlsContexts | None = None
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
@@ -312,7 +314,7 @@ class ServerCore:
         ):
             return None
         contexts = self.contexts
-        core = Connection(
+        core = self.connection(
             options,
             local=local,
             peer=remote,
