@@ -1,0 +1,1 @@
+"""Fuzz targets: `python -m fuzz --list` names them, docs/fuzzing-the-core.md tells the rest."""
