@@ -48,6 +48,7 @@ LIBRARIES: Final[Mapping[str, frozenset[str]]] = {  # the I/O library of each pa
     "smtpproto_cli": frozenset({"anyio", "asyncio", "click", "gevent", "rich"}),
     "smtpproto_kit": frozenset({"asyncio", "cryptography", "pytest", "trustme"}),
     "smtpproto_pytest": frozenset({"pytest", "smtpproto_kit"}),
+    "smtpproto_conformance": frozenset(),
     "testing": frozenset({"asyncio", "hypothesis"}),
 }
 LAZILY: Final[Mapping[str, frozenset[str]]] = {  # only inside a function
@@ -55,6 +56,7 @@ LAZILY: Final[Mapping[str, frozenset[str]]] = {  # only inside a function
     "smtpproto_cli": frozenset({"uvloop", *LIBRARIES}),  # the runtime that was asked for
     "smtpproto_kit": frozenset({"anyio", "asyncio", "gevent", "uvloop", *LIBRARIES}),
     "smtpproto_pytest": frozenset({"trustme"}),
+    "testing": frozenset({"trustme"}),
 }
 STDLIB: Final = sys.stdlib_module_names - {"asyncio"}
 BELOW: Final = frozenset({"smtpproto", "smtpproto_server"})

@@ -1,6 +1,7 @@
 # The command line: what can be said, and what it comes to.
 #
-# Only this file knows click. Every fault of the user ends here as one line and exit status 2.
+# Only this file and `_conformance.py` know click. Every fault of the user ends here as one line and
+# exit status 2.
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 import smtpproto
+from smtpproto_cli._conformance import conformance
 from smtpproto_cli._faults import Fault
 from smtpproto_cli._journal import Journal, log_to_stderr
 from smtpproto_cli._places import HandedIn, Place, handed_in
@@ -58,6 +60,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 @_version
 def command() -> None:
     """Receive mail over SMTP and LMTP."""
+
+
+command.add_command(conformance)
 
 
 @command.command()

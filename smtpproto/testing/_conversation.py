@@ -12,6 +12,7 @@ from smtpproto import (
     ACCEPT,
     Accept,
     AuthRequested,
+    Challenge,
     CommandReceived,
     Connection,
     ConnectionClosed,
@@ -20,19 +21,24 @@ from smtpproto import (
     NeedsStartTLS,
     NeedsTLS,
     Options,
+    Session,
     Signal,
     TlsDetails,
+    XClientCredentials,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     Answer = Any
-    """A decision; a list of them, used up in turn; or a function from the event to a decision."""
+    """A decision; a list of them, used up in turn; or a function from the event to a decision.
+
+    A tuple of decisions is one answer: to the recipients of an LMTP message, in turn.
+    """
 
 __all__ = [
-    "ENTROPY", "TLS", "Outcome", "converse", "cuts", "drive", "final_state", "message", "octets", "play",
-    "settle", "split_replies",
+    "ENTROPY", "TLS", "Outcome", "answer", "converse", "cuts", "drive", "final_state", "message", "octets",
+    "play", "settle", "split_replies",
 ]  # fmt: skip
 
 TLS: Final = TlsDetails(
@@ -100,9 +106,9 @@ class Outcome:
     """What a conversation came to."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.session = connection.session
-        self.sent = b""
+        self.connection: Connection = connection
+        self.session: Session = connection.session
+        self.sent: bytes = b""
         self.events: list[Event] = []
 
     @property
@@ -210,10 +216,12 @@ def settle(outcome: Outcome, answers: Mapping[type[Event], Answer]) -> None:
             return
         outcome.events.append(event)
         if connection.question is event:
-            _answer(connection, event, answers)
+            outcome.sent += connection.data_to_send()  # the 220 goes before the handshake
+            answer(connection, event, answers)
 
 
-def _answer(connection: Connection, event: Event, answers: Mapping[type[Event], Answer]) -> None:
+def answer(connection: Connection, event: Event, answers: Mapping[type[Event], Answer]) -> None:
+    """Answer one question; lists of answers are used up."""
     if isinstance(event, NeedsTLS | NeedsStartTLS):
         connection.tls_established(TLS)
         return
@@ -222,11 +230,31 @@ def _answer(connection: Connection, event: Event, answers: Mapping[type[Event], 
         given = given.pop(0) if given else ACCEPT
     if callable(given):
         given = given(event)
+    if _is_tuple(given):
+        given = _for_each_recipient(connection, given)
+    if isinstance(given, Challenge) and _names_a_user(event):
+        given = ACCEPT
     if given is ACCEPT and isinstance(event, AuthRequested):
         given = Accept(user=event.auth.username)
     if given is ACCEPT and isinstance(event, CommandReceived):
         given = None
     connection.decide(given)
+
+
+def _for_each_recipient(connection: Connection, given: tuple[Any, ...]) -> Answer:
+    """A tuple answers the recipients of an LMTP message in turn; SMTP takes its first."""
+    if not connection.options.lmtp:
+        return given[0]
+    return [given[i % len(given)] for i in range(len(connection.session.envelope.rcpt_to))]
+
+
+def _names_a_user(event: Event) -> bool:
+    """XCLIENT LOGIN: there is no exchange that could go on."""
+    return isinstance(event, AuthRequested) and isinstance(event.auth, XClientCredentials)
+
+
+def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
 
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:

@@ -155,6 +155,25 @@ def test_what_is_not_quite_http_is_an_unknown_command(line: str) -> None:
     assert play(line)[1] == NOT_RECOGNIZED
 
 
+WHY: list[tuple[list[str | bytes], dict[str, Any], str]] = [
+    (["Subject: x"], {}, "a header where a command belongs"),
+    (["GET / HTTP/1.1"], {}, "HTTP request"),
+    (["XYZZY"], {"max_unknown_commands": 1}, "too many unrecognized commands"),
+    (
+        [EHLO, "MAIL FROM:<a@x.test>"],
+        {"auth_optional": False, "allow_insecure_auth": True, "max_allowed_unauthenticated_commands": 1},
+        "too many unauthenticated commands",
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "options", "reason"), WHY, ids=[reason for *_, reason in WHY])
+def test_whoever_is_sent_away_is_sent_away_for_a_reason(
+    said: list[str | bytes], options: dict[str, Any], reason: str
+) -> None:
+    assert converse(*said, **options).closed == reason
+
+
 def test_bytes_behind_quit_are_dropped() -> None:
     outcome = converse("QUIT", "NOOP", b"x" * 300)
     assert outcome.replies[1:] == ["221 2.0.0 Bye"]

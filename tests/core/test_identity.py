@@ -165,6 +165,7 @@ def test_the_client_is_announced_with_its_address_once(said: list[str], told: in
 def test_a_trusted_peer_may_name_the_user() -> None:
     outcome = trusted("XCLIENT LOGIN=u+40x ADDR=198.51.100.7", EHLO, MAIL, auth_optional=False)
     (event,) = outcome.of(AuthRequested)
+    assert event.session is outcome.session
     assert isinstance(event.auth, XClientCredentials)
     assert (event.auth.method, event.auth.username, event.auth.password) == ("XCLIENT", "u@x", None)
     assert outcome.session.user == "u@x"
@@ -214,8 +215,9 @@ def test_there_is_nobody_to_challenge() -> None:
     outcome = drive([], options, {})
     settle(outcome, {})
     outcome.connection.receive_data(b"XCLIENT LOGIN=u\r\n")
+    outcome.connection.next_event()
     with pytest.raises(DecisionError, match="does not answer an XCLIENT LOGIN; it takes Accept, Reject"):
-        settle(outcome, {AuthRequested: Challenge(b"")})
+        outcome.connection.decide(Challenge(b""))
     assert isinstance(outcome.connection.question, AuthRequested)
     outcome.connection.decide(Accept(user="u"))
     assert outcome.session.user == "u"

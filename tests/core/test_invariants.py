@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
-from itertools import count, pairwise
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -16,180 +17,78 @@ from smtpproto import (
     Accept,
     Address,
     AuthRequested,
-    Challenge,
-    CommandReceived,
     Connection,
     ConnectRequested,
     DataAborted,
     DataFinished,
-    DataRequested,
     DataStarted,
     Envelope,
     Event,
-    ExpandRequested,
     HelloReceived,
-    HelpRequested,
     LocalProtocolError,
     MailRequested,
     NeedsStartTLS,
-    NeedsTLS,
     Options,
     RcptRequested,
     Reject,
-    SecureRequested,
     Session,
     Signal,
     State,
     VerifyRequested,
-    XClientCredentials,
 )
 from smtpproto._connection import MANY_REPLIES
 from smtpproto._core import Core
 from smtpproto._grammar import encode_xtext
 from smtpproto._state import COMMANDS
-from smtpproto.testing import ENTROPY, TLS, Outcome, drive, settle
+from smtpproto.testing import ENTROPY, Outcome, drive, settle
+from smtpproto.testing._conversation import answer
+from smtpproto.testing.strategies import (
+    EHLO,
+    LHLO,
+    STARTTLS,
+    addresses,
+    contents,
+    cut,
+    cuts,
+    decisions,
+    in_lines,
+    in_lmtp,
+    items,
+    lines,
+    make_options,
+    messages,
+    options,
+    parameters,
+    reply_texts,
+    segments,
+    sessions,
+    stuffed,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-    Answers = Mapping[type[Event], Callable[[Event], Any]]
+    from smtpproto.testing.strategies import Fields, Given, Lines, Said
 
 # --- conversations ------------------------------------------------------------------------------
 
-COMMAND_LINES: Final = [
-    b"EHLO c.test", b"HELO c.test", b"LHLO c.test", b"EHLO", b"NOOP", b"RSET", b"rset x", b"VRFY b", b"HELP",
-    b"EXPN b", b"FOO", b"", b" ", b"BDAT 1", b"QUIT x", b"X-OWN 1 2",
-    b"MAIL FROM:<a@x.test>", b"MAIL FROM:<>", b"mail from:<a@x.test> SIZE=9 BODY=8BITMIME",
-    b"MAIL FROM:<a@x.test> X=1", b"MAIL FROM:a", "MAIL FROM:<é@x.test> SMTPUTF8".encode(),
-    b"RCPT TO:<b@y.test>", b"RCPT TO:<c@y.test> NOTIFY=NEVER", b"RCPT TO:<postmaster>", b"RCPT TO:<>",
-    b"DATA", b"DATA x", b".", b"..", b"x",
-    b"AUTH PLAIN AHUAcA==", b"AUTH PLAIN", b"AHUAcA==", b"AUTH LOGIN", b"dQ==", b"*", b"AUTH CRAM-MD5",
-    b"AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIHQBAQ==", b"AUTH", b"AUTH FOO",
-    b"XCLIENT NAME=c.test", b"XCLIENT ADDR=198.51.100.7", b"XCLIENT LOGIN=u", b"XCLIENT",
-    b"XFORWARD NAME=c.test", b"XFORWARD",
-]  # fmt: skip
-# Each of these ends a connection, or nearly: they are rare, so that there is something to end.
-ENDING_LINES: Final = [b"QUIT", b"GET / HTTP/1.1", b"Subject: x"]
-EHLO: Final = b"EHLO c.test\r\n"
-LHLO: Final = b"LHLO c.test\r\n"
 TRANSACTION: Final = b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\n"
-STARTTLS: Final = b"STARTTLS\r\n"
 LOGIN: Final = b"AUTH PLAIN AHUAcA==\r\n"
 
-noise = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"\0", b"\xc3", b"\xff", b"A", b" "])).map(
-    b"".join
-)
-long_lines = st.integers(505, 1100).map(lambda octets: b"NOOP " + b"x" * octets + b"\r\n")
-bodies = st.lists(st.sampled_from([b"a", b".", b"..", b"\r\n", b"\r\n.", b"\n", b"\r", b"xyz" * 9])).map(
-    b"".join
-)
-whole_messages = bodies.map(lambda body: TRANSACTION + body + b"\r\n.\r\n")
-command_lines = st.sampled_from(COMMAND_LINES).map(lambda line: line + b"\r\n")
-ending_lines = st.sampled_from(ENDING_LINES).map(lambda line: line + b"\r\n")
-lines = st.one_of(*[command_lines] * 6, long_lines, noise.map(lambda octets: octets + b"\r\n"), ending_lines)
-items = st.one_of(*[command_lines] * 6, *[whole_messages] * 2, long_lines, noise, ending_lines)
-# STARTTLS stands at the end of what is sent at once: octets behind it are an attack, and another test.
-segments = st.tuples(st.lists(items, max_size=8).map(b"".join), st.sampled_from([b"", b"", STARTTLS])).map(
-    b"".join
-)
-sessions = st.lists(segments, min_size=1, max_size=4).map(lambda parts: [EHLO, *parts])
+
+def spoken(session: Said, given: Fields) -> list[bytes]:
+    """The session in the server's protocol, what is sent at once as one."""
+    return [b"".join(segment) for segment in (in_lmtp(session) if given.get("lmtp") else session)]
 
 
-def can_be_had(given: dict[str, Any]) -> bool:
-    return not (given.get("needs_upgrade") and "STARTTLS" in given.get("disabled_commands", ()))
+def queued(decided: Given) -> Given:
+    """Decisions to be used up in one play."""
+    return {kind: list(each) for kind, each in decided.items()}
 
 
-options: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
-    {},
-    optional={
-        "auth_optional": st.booleans(),
-        "allow_insecure_auth": st.booleans(),
-        "needs_upgrade": st.booleans(),
-        "lmtp": st.booleans(),
-        "hide_enhancedstatuscodes": st.booleans(),
-        "enforce_size": st.booleans(),
-        "size": st.integers(1, 60),
-        "bare_newlines": st.sampled_from(["accept", "reject"]),
-        "unknown_parameters": st.sampled_from(["accept", "reject"]),
-        "use_xclient": st.booleans(),
-        "use_xforward": st.booleans(),
-        "max_recipients": st.integers(1, 3),
-        "max_unknown_commands": st.integers(1, 30),
-        "max_allowed_unauthenticated_commands": st.integers(1, 30),
-        "max_auth_attempts": st.integers(1, 4),
-        "disabled_commands": st.lists(st.sampled_from(["HELP", "STARTTLS", "RSET", "AUTH"])),
-    },
-).filter(can_be_had)
-
-NO: Final = [Reject(), Reject(451), Reject(text="é\r\n5.7.1 x"), Reject(421)]
-CHOICES: Final[Mapping[type[Event], list[Any]]] = {
-    ConnectRequested: [ACCEPT] * 20 + NO,
-    SecureRequested: [ACCEPT] * 20 + NO,
-    HelloReceived: [ACCEPT] * 9 + [Accept(text="a\r\nb"), *NO],
-    AuthRequested: [ACCEPT] * 4 + [Accept(), Challenge(b"more"), *NO],
-    MailRequested: [ACCEPT] * 9 + NO,
-    RcptRequested: [ACCEPT] * 9 + [Accept(251), *NO],
-    DataRequested: [ACCEPT] * 9 + NO,
-    DataFinished: [ACCEPT] * 3 + [Accept(text="as 1"), "each", *NO],
-    VerifyRequested: [ACCEPT, Accept(250, text=["b", "c"]), *NO],
-    ExpandRequested: [ACCEPT, *NO],
-    HelpRequested: [ACCEPT, *NO],
-    CommandReceived: [None, Accept(299), *NO],
-}
-picks = st.lists(st.integers(0, 100), max_size=20)
-
-
-def decisions(picked: list[int]) -> Answers:
-    """What the application answers: question by question the next choice, and yes when they are used up."""
-    turn = count()
-    sessions: list[Session] = []
-
-    def decide(event: Any) -> Any:
-        sessions.append(event.session if isinstance(event, ConnectRequested) else sessions[0])
-        number = next(turn)
-        choices = CHOICES[type(event)]
-        choice = choices[picked[number] % len(choices)] if number < len(picked) else choices[0]
-        if isinstance(choice, Challenge) and isinstance(getattr(event, "auth", None), XClientCredentials):
-            return ACCEPT
-        if choice != "each":
-            return choice
-        session = sessions[0]
-        return (
-            [[ACCEPT, Reject(452)][i % 2] for i in range(len(session.envelope.rcpt_to))]
-            if session.lmtp
-            else ACCEPT
-        )
-
-    return dict.fromkeys(CHOICES, decide)
-
-
-def made_of(given: dict[str, Any]) -> Options:
-    every: dict[str, Any] = {
-        "name": "mx.test", "auth_methods": ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"), "max_line_length": 512,
-        "auth_optional": True, "allow_insecure_auth": True, "hide_enhancedstatuscodes": False,
-    }  # fmt: skip
-    return Options(**every | given)
-
-
-def spoken(session: list[bytes], given: dict[str, Any]) -> list[bytes]:
-    """The session in the server's protocol."""
-    return [part.replace(EHLO, LHLO) for part in session] if given.get("lmtp") else session
-
-
-def played(
-    pieces: Iterable[Iterable[bytes]], given: dict[str, Any], picked: list[int], *, ask: bool = False
-) -> Outcome:
+def played(pieces: Iterable[Iterable[bytes]], given: Fields, decided: Given, *, ask: bool = False) -> Outcome:
     asks = OPTIONAL_QUESTIONS if ask else ()
-    return drive([list(each) for each in pieces], made_of(given), decisions(picked), ask=asks)
-
-
-def in_lines(octets: bytes) -> list[bytes]:
-    return re.findall(rb"(?s).*?\r\n|.+\Z", octets)
-
-
-def cut_at(octets: bytes, places: list[int]) -> list[bytes]:
-    edges = sorted({0, len(octets), *(place % (len(octets) + 1) for place in places)})
-    return [octets[a:b] for a, b in pairwise(edges)]
+    return drive([list(each) for each in pieces], make_options(given), decided, ask=asks)
 
 
 def envelope_facts(envelope: Envelope) -> dict[str, str]:
@@ -202,50 +101,53 @@ FRESH: Final = envelope_facts(Envelope())
 # --- I1, I2, I16 --------------------------------------------------------------------------------
 
 
-@given(sessions, options, picks, st.booleans(), st.lists(st.integers(0, 4000)))
+@given(sessions, options, decisions, st.booleans(), cuts)
 def test_only_octets_and_decisions_count(  # I1
-    session: list[bytes], given: dict[str, Any], picked: list[int], ask: bool, places: list[int]
+    session: Said, given: Fields, decided: Given, ask: bool, places: list[int]
 ) -> None:
-    session = spoken(session, given)
-    whole = played([[part] for part in session], given, picked, ask=ask).summary()
-    for cut in (
-        [[bytes([octet]) for octet in part] for part in session],
-        [cut_at(part, places) for part in session],
-        [[part[:at], part[at:]] for part in session for at in (len(part) // 2,)],
+    said = spoken(session, given)
+    whole = played([[part] for part in said], given, decided, ask=ask).summary()
+    for pieces in (
+        [cut(part, range(len(part))) for part in said],
+        [cut(part, places) for part in said],
+        [cut(part, [len(part) // 2]) for part in said],
     ):
-        assert played(cut, given, picked, ask=ask).summary() == whole
+        assert played(pieces, given, decided, ask=ask).summary() == whole
 
 
-@given(sessions, options, picks)
+@given(sessions, options, decisions)
 def test_a_group_gives_what_its_commands_give_one_by_one(  # I2
-    session: list[bytes], given: dict[str, Any], picked: list[int]
+    session: Said, given: Fields, decided: Given
 ) -> None:
-    session = spoken(session, given)
-    one_by_one = [[line] for part in session for line in in_lines(part)]
-    whole = played([[part] for part in session], given, picked)
-    assert played(one_by_one, given, picked).summary() == whole.summary()
+    said = spoken(session, given)
+    one_by_one = [[line] for part in said for line in in_lines(part)]
+    whole = played([[part] for part in said], given, decided)
+    assert played(one_by_one, given, decided).summary() == whole.summary()
 
 
-@given(sessions, options, picks)
-def test_nothing_is_left_to_chance(
-    session: list[bytes], given: dict[str, Any], picked: list[int]
-) -> None:  # I16
-    first, second = (played([[part] for part in session], given, picked, ask=True) for _ in "12")
+@given(sessions, options, decisions)
+def test_nothing_is_left_to_chance(session: Said, given: Fields, decided: Given) -> None:  # I16
+    first, second = (played(session, given, decided, ask=True) for _ in "12")
     assert first.summary() == second.summary()
 
 
 # --- I3 -----------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.one_of(lines, whole_messages), max_size=20), options, picks, st.booleans())
+@given(
+    st.lists(st.one_of(lines.map(lambda line: [line]), messages), max_size=20),
+    options,
+    decisions,
+    st.booleans(),
+)
 def test_every_command_has_one_reply(  # I3
-    said: list[bytes], given: dict[str, Any], picked: list[int], ask: bool
+    said: list[Lines], given: Fields, decided: Given, ask: bool
 ) -> None:
-    outcome = Outcome(Connection(made_of(given), ask=OPTIONAL_QUESTIONS if ask else (), entropy=ENTROPY,
+    outcome = Outcome(Connection(make_options(given), ask=OPTIONAL_QUESTIONS if ask else (), entropy=ENTROPY,
                                  tls_available=True))  # fmt: skip
-    answers = decisions([0, *picked])  # the greeting is not the subject
+    answers = queued({**decided, ConnectRequested: []})  # the greeting is not the subject
     settle(outcome, answers)
-    for line in in_lines(b"".join(spoken([EHLO, *said], given))):
+    for line in in_lines(b"".join(spoken([[EHLO], *said], given))):
         state, replies, ends = outcome.connection.state, len(outcome.replies), len(outcome.of(DataFinished))
         recipients = len(outcome.session.envelope.rcpt_to) if given.get("lmtp") else 1
         outcome.connection.receive_data(line)
@@ -285,31 +187,14 @@ def insist_on_replies(sent: bytes, *, coded: bool = True) -> None:
     assert code == ""
 
 
-@given(sessions, options, picks)
-def test_replies_are_well_formed(
-    session: list[bytes], given: dict[str, Any], picked: list[int]
-) -> None:  # I4
-    outcome = played([[part] for part in spoken(session, given)], given, picked, ask=True)
+@given(sessions, options, decisions)
+def test_replies_are_well_formed(session: Said, given: Fields, decided: Given) -> None:  # I4
+    outcome = played([[part] for part in spoken(session, given)], given, decided, ask=True)
     insist_on_replies(outcome.sent, coded=not given.get("hide_enhancedstatuscodes"))
     assert outcome.session.error is None or "\r" not in outcome.session.error
 
 
-any_text = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_from(
-    [
-        "x" * 2000,
-        "a b " * 400,
-        "\r\n" * 300,
-        "é" * 900,
-        "5.7.1",
-        "2.0.0 x",
-        "250 OK\r\n250 OK",
-        "%s%s%s",
-        "\x85\u2028",
-    ]
-)
-
-
-@given(any_text, any_text, st.one_of(any_text, st.lists(any_text, max_size=4)), st.booleans())
+@given(reply_texts, reply_texts, st.one_of(reply_texts, st.lists(reply_texts, max_size=4)), st.booleans())
 @example(name="x", banner="\ud800", text="\ud800", utf8=True)
 def test_no_text_of_the_application_breaks_a_reply(  # I17
     name: str, banner: str, text: str | list[str], utf8: bool
@@ -338,7 +223,7 @@ def test_no_text_of_the_application_breaks_a_reply(  # I17
     assert [len(reply.split("\n")) for reply in outcome.replies[2:4]] == [7, 7]  # its own and six offers
 
 
-@given(any_text)
+@given(reply_texts)
 def test_no_host_name_breaks_a_reply(name: str) -> None:  # I17
     connection = Connection(Options())
     outcome = Outcome(connection)
@@ -357,7 +242,7 @@ def test_no_host_name_breaks_a_reply(name: str) -> None:  # I17
 # --- I5, I13 ------------------------------------------------------------------------------------
 
 
-def watch(connection: Connection, answers: Answers, fed: int, most_recipients: int) -> None:
+def watch(connection: Connection, answers: Given, fed: int, most_recipients: int) -> None:
     """Take events up to the next need of data, and look at what is kept all the while."""
     core = connection._core
     while True:
@@ -370,29 +255,24 @@ def watch(connection: Connection, answers: Answers, fed: int, most_recipients: i
         elif isinstance(event, Signal):
             break
         elif connection.question is event:
-            if isinstance(event, NeedsTLS | NeedsStartTLS):
-                connection.tls_established(TLS)
-            else:
-                given = answers[type(event)](event)
-                connection.decide(
-                    Accept(user="u") if given is ACCEPT and isinstance(event, AuthRequested) else given
-                )
+            answer(connection, event, answers)
 
 
-@given(st.lists(items, max_size=10).map(b"".join), st.integers(1, 40), options, picks)
-@example(b"RSET\r\n", 4000, {}, [])
-@example(TRANSACTION + b"\r\n.\r\n", 500, {}, [])
-@example(b"x" * 5000, 40, {"max_unknown_commands": None}, [])
+@given(st.lists(items, max_size=10), st.integers(1, 40), options, decisions)
+@example([[b"RSET\r\n"]], 4000, {}, {})
+@example([[TRANSACTION + b"\r\n.\r\n"]], 500, {}, {})
+@example([[b"x" * 5000]], 40, {"max_unknown_commands": None}, {})
 def test_what_is_kept_is_bounded(  # I5
-    said: bytes, times: int, given: dict[str, Any], picked: list[int]
+    said: Said, times: int, given: Fields, decided: Given
 ) -> None:
-    options = made_of({"max_recipients": 5, **given})
+    options = make_options({"max_recipients": 5, **given})
     connection = Connection(options, ask=OPTIONAL_QUESTIONS, entropy=ENTROPY, tls_available=True)
     core = connection._core
     limits = core.high_water, core.buffer._limit, core.buffer._auth_limit, core.coded
-    answers = decisions(picked)
+    answers = queued(decided)
     watch(connection, answers, 0, 5)
-    for data in (EHLO, said * times, said):
+    octets = b"".join(spoken(said, given))
+    for data in (EHLO, octets * times, octets):
         if connection.wants_data:
             connection.receive_data(data)
         watch(connection, answers, len(data), 5)
@@ -406,30 +286,30 @@ def state_of_limits(core: Core) -> tuple[object, ...]:
     return core.options, core.high_water, core.buffer._limit, core.buffer._auth_limit
 
 
-@given(sessions, options, picks)
+@given(sessions, options, decisions)
 def test_nothing_a_client_sends_raises_a_limit(  # I13
-    session: list[bytes], given: dict[str, Any], picked: list[int]
+    session: Said, given: Fields, decided: Given
 ) -> None:
-    outcome = played([[part] for part in spoken(session, given)], given, picked)
-    fresh = Connection(made_of(given), entropy=ENTROPY, tls_available=True)
+    outcome = played([[part] for part in spoken(session, given)], given, decided)
+    fresh = Connection(make_options(given), entropy=ENTROPY, tls_available=True)
     assert state_of_limits(outcome.connection._core) == state_of_limits(fresh._core)
 
 
 # --- I6 -----------------------------------------------------------------------------------------
 
 
-@given(sessions, options, picks, sessions)
+@given(sessions, options, decisions, sessions)
 def test_after_the_end_there_is_nothing(  # I6
-    session: list[bytes], given: dict[str, Any], picked: list[int], tail: list[bytes]
+    session: Said, given: Fields, decided: Given, tail: Said
 ) -> None:
-    session = [*spoken(session, given), b"*\r\n", b"\r\n.\r\n", b"QUIT\r\n"]
-    outcome = played([[part] for part in session], given, picked)
+    said = [*spoken(session, given), b"*\r\n", b"\r\n.\r\n", b"QUIT\r\n"]
+    outcome = played([[part] for part in said], given, decided)
     if not outcome.closed:
         return  # a body or an exchange took the QUIT
-    behind = b"".join(tail)
-    with_tail = played([*([part] for part in session), [behind]], given, picked)
+    behind = b"".join(spoken(tail, given))
+    with_tail = played([*([part] for part in said), [behind]], given, decided)
     assert with_tail.summary() == outcome.summary()
-    pipelined = played([*([part] for part in session[:-1]), [session[-1] + behind]], given, picked)
+    pipelined = played([*([part] for part in said[:-1]), [said[-1] + behind]], given, decided)
     assert pipelined.summary() == outcome.summary()
     connection = with_tail.connection
     connection.timeout("socket_timeout")
@@ -458,19 +338,18 @@ def all_facts(connection: Connection) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in OUTLIVES} | vars(session)
 
 
-@given(st.lists(items, max_size=10), options, picks)
-@example([b"XFORWARD NAME=c.test\r\n", LOGIN, TRANSACTION[:22]], {"use_xforward": True}, [])
-def test_nothing_crosses_starttls(said: list[bytes], given: dict[str, Any], picked: list[int]) -> None:  # I7
+@given(st.lists(items, max_size=10), options, decisions)
+@example([[b"XFORWARD NAME=c.test\r\n"], [LOGIN], [TRANSACTION[:22]]], {"use_xforward": True}, {})
+def test_nothing_crosses_starttls(said: Said, given: Fields, decided: Given) -> None:  # I7
     given["disabled_commands"] = ()
-    hello = LHLO if given.get("lmtp") else EHLO
-    outcome = played([[part] for part in [hello, *spoken(said, given)]], given, picked)
+    outcome = played([[part] for part in spoken([[EHLO], *said], given)], given, decided)
     connection = outcome.connection
     assume(connection.state in COMMANDS)
     assume(len(connection._core.buffer) == 0)
     assume(not connection.line_pending)
     settle_with(outcome, STARTTLS)
     assume(connection.state is not State.CLOSED)  # one command too many
-    fresh = played([[STARTTLS]], given, [])
+    fresh = played([[STARTTLS]], given, {})
     assume(fresh.connection.state is not State.CLOSED)  # one command was too many already
     assert connection.state is State.GREETED
     assert all_facts(connection) == all_facts(fresh.connection)
@@ -481,10 +360,10 @@ def settle_with(outcome: Outcome, octets: bytes) -> None:
     settle(outcome, {})
 
 
-@given(segments, st.integers(1, 30), picks)
-def test_octets_behind_starttls_are_never_run(behind: bytes, octets: int, picked: list[int]) -> None:  # I7
-    behind = (behind or b"NOOP\r\n")[:octets]
-    outcome = played([[EHLO], [STARTTLS + behind]], {}, [0, *picked])
+@given(segments, st.integers(1, 30), decisions)
+def test_octets_behind_starttls_are_never_run(said: Lines, octets: int, decided: Given) -> None:  # I7
+    behind = (b"".join(said) or b"NOOP\r\n")[:octets]
+    outcome = played([[EHLO], [STARTTLS + behind]], {}, {**decided, ConnectRequested: []})
     assert outcome.replies[2:] == ["554 5.5.0 Error: data after STARTTLS"]
     assert outcome.of(NeedsStartTLS) == []
 
@@ -492,12 +371,12 @@ def test_octets_behind_starttls_are_never_run(behind: bytes, octets: int, picked
 # --- I8, I12 ------------------------------------------------------------------------------------
 
 
-@given(sessions, options, picks)
+@given(sessions, options, decisions)
 def test_outside_a_transaction_the_envelope_is_a_new_one(  # I8
-    session: list[bytes], given: dict[str, Any], picked: list[int]
+    session: Said, given: Fields, decided: Given
 ) -> None:
-    outcome = Outcome(Connection(made_of(given), entropy=ENTROPY, tls_available=True))
-    answers = decisions(picked)
+    outcome = Outcome(Connection(make_options(given), entropy=ENTROPY, tls_available=True))
+    answers = queued(decided)
     settle(outcome, answers)
     for line in in_lines(b"".join(spoken(session, given)).replace(STARTTLS, b"")):
         outcome.connection.receive_data(line)
@@ -517,12 +396,12 @@ def test_outside_a_transaction_the_envelope_is_a_new_one(  # I8
         assert (core.exchange is None) is (outcome.connection.state is not State.AUTH)
 
 
-@given(sessions, options, picks)
+@given(sessions, options, decisions)
 def test_a_message_implies_all_that_it_needs(  # I12
-    session: list[bytes], given: dict[str, Any], picked: list[int]
+    session: Said, given: Fields, decided: Given
 ) -> None:
     seen: list[DataStarted] = []
-    options = made_of(given)
+    options = make_options(given)
 
     def insist(connection: Connection) -> None:
         envelope, session = connection.session.envelope, connection.session
@@ -534,9 +413,9 @@ def test_a_message_implies_all_that_it_needs(  # I12
         assert session.opening_command
 
     outcome = Outcome(Connection(options, entropy=ENTROPY, tls_available=True))
-    answers = decisions(picked)
+    answers = queued(decided)
     settle(outcome, answers)
-    for part in spoken([LOGIN, *session, STARTTLS, EHLO, LOGIN, TRANSACTION + b".\r\n"], given):
+    for part in spoken([[LOGIN], *session, [STARTTLS], [EHLO, LOGIN, TRANSACTION + b".\r\n"]], given):
         for line in in_lines(part):
             outcome.connection.receive_data(line)
             settle(outcome, answers)
@@ -547,16 +426,6 @@ def test_a_message_implies_all_that_it_needs(  # I12
 
 
 # --- I9, I10 ------------------------------------------------------------------------------------
-
-contents = st.lists(
-    st.sampled_from([b"a", b".", b"..", b"\r\n", b"\r\n.", b"\r\n.\r\n", b"\xff\0"]), max_size=12
-).map(lambda parts: b"".join([*parts, b"\r\n"]))
-
-
-def stuffed(content: bytes) -> bytes:
-    """RFC 5321 §4.5.2, as naively as it can be said."""
-    return b"".join(b"." + line if line.startswith(b".") else line for line in in_lines(content)) + b".\r\n"
-
 
 ENDS: Final[dict[str, Callable[[Connection], None]]] = {
     "eof": Connection.receive_eof,
@@ -577,7 +446,7 @@ def test_nothing_is_delivered_whose_end_has_not_come(
         octets += TRANSACTION + stuffed(content)
         ends.append(len(octets))
     for length in range(len(octets) + 1):
-        outcome = drive([[octets[:length]]], made_of({"lmtp": lmtp}), {})
+        outcome = drive([[octets[:length]]], make_options({"lmtp": lmtp}), {})
         whole = sum(each <= length for each in ends)
         started = len(outcome.of(DataStarted))
         ENDS[end](outcome.connection)
@@ -593,28 +462,6 @@ def test_nothing_is_delivered_whose_end_has_not_come(
 # --- I11 ----------------------------------------------------------------------------------------
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-words = st.lists(
-    st.sampled_from([
-        "a", "b.c", "é", "@", "x.test", "xn--bcher-kva", "[192.0.2.1]", "[IPv6:2001:DB8::1]", '"', "\\", " ",
-        ".", "-", "+", "postmaster", "@r.test:", "\u200b", "\x85", "<", ">", "+41", "+0d", "\t",
-    ]),
-    max_size=5,
-).map("".join)  # fmt: skip
-addresses = st.one_of(words, st.tuples(words, words).map("@".join), st.just("a@x.test"))
-parameters = st.lists(
-    st.one_of(
-        st.sampled_from([
-            "SIZE=1", "BODY=8BITMIME", "BODY=7bit", "SMTPUTF8", "RET=full", "ENVID=a+20b", "ENVID=a+0Db",
-            "AUTH=<>", "AUTH=a+40x.test", "AUTH=a+2Bb@x.test", "X-Y", "x=é", "NOTIFY=never",
-            "NOTIFY=success,DELAY", "ORCPT=rfc822;a+40b", "ORCPT=utf-8;\\x{E9}@x.test", "ORCPT=x;+01",
-            "ORCPT=utf-8;é@x.test", "ORCPT=UTF-8;a\\x{2B}b@x.test", "X+=1", "=",
-        ]),
-        st.tuples(
-            st.sampled_from(["ENVID=", "AUTH=", "ORCPT=rfc822;", "ORCPT=utf-8;", "X="]), words
-        ).map("".join),
-    ),
-    max_size=4,
-).map(lambda each: "".join(f" {word}" for word in each))  # fmt: skip
 
 
 def written(address: Address, known: set[str]) -> str:
@@ -657,7 +504,7 @@ def test_what_is_handed_out_is_clean_and_can_be_said_again(  # I11
     given = {"unknown_parameters": "accept", "require_smtputf8": ascii_only, "lenient_addresses": lenient}
     mail = f"MAIL FROM:<{sender}>{sender_text}"
     rcpt = f"RCPT TO:<{recipient}>{recipient_text}"
-    outcome = played([[EHLO + mail.encode() + b"\r\n" + rcpt.encode() + b"\r\n"]], given, [])
+    outcome = played([[EHLO + mail.encode() + b"\r\n" + rcpt.encode() + b"\r\n"]], given, {})
     envelope = outcome.session.envelope
     shown = [str(each) for event in outcome.events if isinstance(event, MailRequested | RcptRequested)
              for each in address_facts(event.address)]  # fmt: skip
@@ -666,7 +513,7 @@ def test_what_is_handed_out_is_clean_and_can_be_said_again(  # I11
         return
     said = f"MAIL FROM:{written(envelope.mail_from, {'AUTH', 'ENVID'})}\r\n"
     said += "".join(f"RCPT TO:{written(each, {'ORCPT'})}\r\n" for each in envelope.rcpt_to)
-    again = played([[EHLO + said.encode()]], given, []).session.envelope
+    again = played([[EHLO + said.encode()]], given, {}).session.envelope
     assert envelope_facts(again) == envelope_facts(envelope)
     addresses = [envelope.mail_from, *envelope.rcpt_to]
     assert again.mail_from is not None
@@ -681,11 +528,73 @@ def address_facts(address: Address) -> list[object]:
     return [address.address, address.local, address.domain, address.decoded, *args, orcpt, *(notify or ["-"])]
 
 
+# --- I14 ----------------------------------------------------------------------------------------
+
+START: Final = EHLO + TRANSACTION[:22]
+IN_MESSAGE: Final = EHLO + TRANSACTION
+WORST: Final[dict[str, tuple[bytes, Callable[[int], bytes]]]] = {
+    "one line without an end": (EHLO, lambda n: b"x" * 20 * n),
+    "many short lines": (EHLO, lambda n: b"NOOP\r\n" * n),
+    "many empty lines": (EHLO, lambda n: b"\r\n" * n),
+    "CRs": (EHLO, lambda n: b"\r" * n),
+    "quotes": (EHLO, lambda n: b'MAIL FROM:<"' + b'\\"' * n + b"\r\n"),
+    "labels": (EHLO, lambda n: b"MAIL FROM:<a@" + b"a." * n + b"\r\n"),
+    "a source route": (EHLO, lambda n: b"MAIL FROM:<" + b"@a," * n + b"\r\n"),
+    "colons": (EHLO, lambda n: b"MAIL FROM:<a@[IPv6:" + b":" * n + b"]>\r\n"),
+    "parameters": (EHLO, lambda n: b"MAIL FROM:<a@x.test>" + b" X=1" * n + b"\r\n"),
+    "blanks": (EHLO, lambda n: b"MAIL FROM:<a@x.test>" + b" " * n + b"X\r\n"),
+    "xtext": (START, lambda n: b"RCPT TO:<b@y.test> ORCPT=rfc822;" + b"+41" * n + b"\r\n"),
+    "escapes": (START, lambda n: b"RCPT TO:<b@y.test> ORCPT=utf-8;" + rb"\x{E9}" * n + b"\r\n"),
+    "recipients": (START, lambda n: b"RCPT TO:<b@y.test>\r\n" * n),
+    "base64": (EHLO, lambda n: b"AUTH PLAIN " + b"A" * 4 * n + b"\r\n"),
+    "cancelled logins": (EHLO, lambda n: b"AUTH PLAIN\r\n*\r\n" * n),
+    "dots": (IN_MESSAGE, lambda n: b"." * n + b"\r\n.\r\n"),
+    "lines of dots": (IN_MESSAGE, lambda n: b"..\r\n" * n + b".\r\n"),
+    "ends that are none": (IN_MESSAGE, lambda n: b"\r\n.\r" * n + b"\r\n.\r\n"),
+    "messages": (EHLO, lambda n: (TRANSACTION + b".\r\n") * n),
+}  # fmt: skip
+
+
+def work(octets: bytes, size: int) -> int:
+    """Calls and lines of Python that a play costs, fed in pieces of a size."""
+    steps = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> Any:
+        nonlocal steps
+        steps += event in {"call", "line"}
+        return count
+
+    given = {
+        "max_unknown_commands": None, "max_auth_attempts": None, "max_line_length": 1 << 20,
+        "max_auth_line_length": 1 << 20, "bare_newlines": "accept", "unknown_parameters": "accept",
+    }  # fmt: skip
+    outcome = Outcome(Connection(make_options(given), entropy=ENTROPY, tls_available=True))
+    settle(outcome, {})
+    tracing = sys.gettrace()
+    sys.settrace(count)
+    try:
+        for at in range(0, len(octets), size):
+            outcome.connection.receive_data(octets[at : at + size])
+            settle(outcome, {})
+    finally:
+        sys.settrace(tracing)
+    return steps
+
+
+@pytest.mark.parametrize("size", [1, 1 << 30])
+@pytest.mark.parametrize("worst", WORST)
+def test_work_grows_with_the_input_and_no_faster(worst: str, size: int) -> None:  # I14
+    before, of_length = WORST[worst]
+    nothing = work(before, size)
+    once, twice = (work(before + of_length(n), size) - nothing for n in (150, 300))
+    assert twice <= 2 * once + 60
+
+
 # --- whatever is called, and when ---------------------------------------------------------------
 
 calls = st.lists(
     st.one_of(
-        st.tuples(st.just("receive_data"), items),
+        st.tuples(st.just("receive_data"), items.map(b"".join)),
         st.tuples(st.just("receive_data"), st.just(STARTTLS)),
         st.sampled_from([
             ("next_event",), ("next_event",), ("next_event",), ("data_to_send",), ("receive_eof",),
@@ -705,9 +614,9 @@ MAY_REFUSE: Final = {"receive_data", "decide", "tls_established", "refuse", "set
 @settings(max_examples=300)
 @given(calls, options, st.booleans(), st.booleans())
 def test_every_call_does_its_work_or_raises_at_once(
-    called: list[tuple[Any, ...]], given: dict[str, Any], secure: bool, proxy: bool
+    called: list[tuple[Any, ...]], given: Fields, secure: bool, proxy: bool
 ) -> None:
-    made = made_of({**given, "secure": secure, "use_proxy": proxy})
+    made = make_options({**given, "secure": secure, "use_proxy": proxy})
     connection = Connection(made, ask=OPTIONAL_QUESTIONS, entropy=ENTROPY, tls_available=True)
     sent = b""
     closings = 0
