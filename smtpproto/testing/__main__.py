@@ -18,7 +18,7 @@ from smtpproto.testing._handler import MAX_EXAMPLES, MAX_SECONDS, handler_faults
 from smtpproto.testing._visits import FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from smtpproto.testing._handler import HandlerFault
 
@@ -33,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable(logging.CRITICAL)
     count = 0
     try:
-        for fault in _faults(given):
-            count += 1
-            sys.stderr.write(f"{fault.kind}: {fault.text}\n")
-            _, between, test = fault.test.partition("\n\n\n")  # what is imported is the same for all
-            sys.stdout.write(between + test if count > 1 else fault.test)
-            sys.stdout.flush()
+        with contextlib.closing(_faults(given)) as faults:
+            for fault in faults:
+                count += 1
+                sys.stderr.write(f"{fault.kind}: {fault.text}\n")
+                _, between, test = fault.test.partition("\n\n\n")  # what is imported is the same for all
+                sys.stdout.write(between + test if count > 1 else fault.test)
+                sys.stdout.flush()
     except (ConfigurationError, TypeError, ValueError) as error:
         parser.error(str(error))
     sys.stderr.write(f"{count or 'no'} fault{'s' * (count != 1)} found\n")
@@ -82,18 +83,19 @@ def _named(name: str) -> Any:
     return found
 
 
-def _faults(given: argparse.Namespace) -> Iterator[HandlerFault]:
-    faults = handler_faults(
+def _faults(given: argparse.Namespace) -> Generator[HandlerFault]:
+    search = handler_faults(
         given.handler, given.options, check=given.check, allow=given.allow, mailboxes=given.mailbox,
         login=given.login and tuple(given.login), max_examples=given.examples, seconds=given.seconds,
         seed=given.seed,
     )  # fmt: skip
-    while True:
-        with contextlib.redirect_stdout(io.StringIO()):  # what the handler prints is no test
-            fault = next(faults, None)
-        if fault is None:
-            return
-        yield fault
+    with contextlib.closing(search):
+        while True:
+            with contextlib.redirect_stdout(io.StringIO()):  # what the handler prints is no test
+                fault = next(search, None)
+            if fault is None:
+                return
+            yield fault
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from smtpproto.testing._visits import Fault, Trial
 from smtpproto.testing.strategies import segments, stuffed, valid_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
     from smtpproto.testing._visits import Check, Said
     from smtpproto_server import Options
@@ -96,8 +96,9 @@ def fuzz_handler(
         handler, options, check=check, allow=allow, mailboxes=mailboxes, login=login,
         max_examples=max_examples, seconds=seconds, seed=seed,
     )  # fmt: skip
-    for fault in found:
-        raise fault
+    with contextlib.closing(found):  # now, and not when somebody drops the traceback
+        for fault in found:
+            raise fault
 
 
 def handler_faults(
@@ -111,7 +112,7 @@ def handler_faults(
     max_examples: int = MAX_EXAMPLES,
     seconds: float = MAX_SECONDS,
     seed: int = 0,
-) -> Iterator[HandlerFault]:
+) -> Generator[HandlerFault]:
     """All that `fuzz_handler` can find, one after the other, in the same time."""
     deadline = time.monotonic() + seconds
     known: set[tuple[object, ...]] = set()

@@ -618,6 +618,7 @@ class Named:
 
 
 NAMED: Final = Named()
+X: Final = ("X",)
 
 
 def arguments_of(test: str) -> dict[str, str]:
@@ -647,7 +648,7 @@ MINE: Final = MyOptions(name="mx.test", auth_optional=True)
         (Named, {}, {"handler": "Named"}),
         (NAMED, {}, {"handler": "NAMED"}),
         (Named(), {}, {"handler": "handler"}),
-        (None, {"options": with_option(on_mail_from=NAMED.on_mail_from, max_clients=3, ehlo_keywords=["X"])}, {
+        (None, {"options": with_option(on_mail_from=NAMED.on_mail_from, max_clients=3, ehlo_keywords=X)}, {
             "handler": "None",
             "options": "Options(name='mx.test', ehlo_keywords=['X'], auth_optional=True, max_clients=3, "
             "on_mail_from=NAMED.on_mail_from)",
