@@ -298,27 +298,22 @@ class Served:
         choice = next(self.outcomes)
         if effect.deadline is not None and effect.deadline <= self.now and choice < POLL_HEARS:
             return Outcome.TIMED_OUT
-        if choice in STOPS:
-            self.serving.stop(now=STOPS[choice])
-            return Outcome.STOPPED
-        if choice == LOSES:
-            return Outcome.LOST
-        if choice == LATER and effect.deadline is not None:
-            self.now = max(self.now, effect.deadline)
-            return Outcome.TIMED_OUT
-        return next(self.pieces, b"")
+        return self._mishap(choice, effect.deadline) or next(self.pieces, b"")
 
     def _send(self, effect: Send) -> Any:
         assert not self.closed
         self._take(effect.data)
-        choice = next(self.outcomes)
+        return self._mishap(next(self.outcomes), effect.deadline)
+
+    def _mishap(self, choice: int, deadline: float | None) -> Outcome | None:
+        """What comes instead of the client, if anything."""
         if choice in STOPS:
             self.serving.stop(now=STOPS[choice])
             return Outcome.STOPPED
         if choice == LOSES:
             return Outcome.LOST
-        if choice == LATER and effect.deadline is not None:
-            self.now = max(self.now, effect.deadline)
+        if choice == LATER and deadline is not None:
+            self.now = max(self.now, deadline)
             return Outcome.TIMED_OUT
         return None
 

@@ -13,23 +13,23 @@ import anyio
 import anyio.lowlevel
 from anyio import from_thread, to_thread
 
-from smtpproto_server import Failed, Outcome, Peer, Wait, call_coloured
+from smtpproto_server import ColouredPeer, Failed, Outcome
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
     from smtpproto_anyio._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Step
+    from smtpproto_server import Ask, MessageBody, Serving, Wait
 
 __all__ = ["Connection"]
 
 LAST_WORDS: Final = 5.0  # seconds that on_close may take when the connection was cancelled
 
 
-class Connection(Peer["SMTPServer"]):
+class Connection(ColouredPeer["SMTPServer"]):
     """A connection in a task."""
 
     __slots__ = ("_busy", "_hook", "_limit", "_tasks", "_waiting_in", "_watched", "_watcher")
@@ -50,11 +50,11 @@ class Connection(Peer["SMTPServer"]):
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
-                    await self._take(steps)
+                    await self.take(steps)
                 except anyio.get_cancelled_exc_class():
                     self.lost = True
                     with anyio.move_on_after(LAST_WORDS, shield=True):
-                        await self._take(steps, Outcome.LOST)
+                        await self.take(steps, Outcome.LOST)
                     raise
                 finally:
                     self._tasks.cancel_scope.cancel()
@@ -63,17 +63,10 @@ class Connection(Peer["SMTPServer"]):
         finally:
             self.end()
 
-    async def _take(self, steps: Generator[Step, Any, Any], value: Any = None) -> Any:
-        while True:
-            try:
-                step = steps.send(value)
-            except StopIteration as done:
-                return done.value
-            value = await (self._wait(step) if isinstance(step, Wait) else self._call(step))
-
     # --- waiting ----------------------------------------------------------------------------------
 
-    async def _wait(self, step: Wait) -> Outcome | None:
+    async def wait(self, step: Wait) -> Outcome | None:
+        """In a cancel scope, which whatever happens cancels."""
         now = anyio.current_time()
         deadline = math.inf if step.deadline is None else step.deadline
         if deadline <= now:
@@ -146,10 +139,11 @@ class Connection(Peer["SMTPServer"]):
 
     # --- hooks ------------------------------------------------------------------------------------
 
-    async def _call(self, ask: Ask) -> Any:
+    async def call(self, ask: Ask) -> Any:
+        """In a cancel scope of its own."""
         with anyio.CancelScope() as self._hook:
             try:
-                return await call_coloured(self, ask, self._pull, self._in_thread, self._pull_from_thread)
+                return await self.call_hook(ask)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # whatever a hook raises is contained, unless it is our own
@@ -177,18 +171,12 @@ class Connection(Peer["SMTPServer"]):
             await anyio.sleep(seconds)
             self.interrupt(Outcome.TIMED_OUT)
 
-    async def _pull(self, body: MessageBody) -> bytes:
-        pulling = self.begin_pull(body)
-        try:
-            chunk: bytes = await self._take(self.pull())
-        finally:
-            self.end_pull(pulling)
-        return chunk
+    def pull_from_thread(self, body: MessageBody) -> bytes:
+        """The event loop pulls, the thread waits."""
+        return from_thread.run(self.next_chunk, body, token=self.server.token)
 
-    def _pull_from_thread(self, body: MessageBody) -> bytes:
-        return from_thread.run(self._pull, body, token=self.server.token)
-
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def in_thread(self, call: Callable[[], Any]) -> Any:
+        """In one of anyio's worker threads."""
         # In a box, as trio does not believe that a result may be awaitable.
         (result,) = await to_thread.run_sync(
             lambda: [call()], abandon_on_cancel=True, limiter=self.server.limiter

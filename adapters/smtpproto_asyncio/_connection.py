@@ -9,19 +9,19 @@ import contextvars
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from smtpproto_server import Alarm, Failed, Outcome, Peer, Wait, call_coloured
+from smtpproto_server import Alarm, ColouredPeer, Failed, Outcome
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Generator
 
     from smtpproto_asyncio._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Step
+    from smtpproto_server import Ask, MessageBody, Serving, Step, Wait
 
 __all__ = ["Connection"]
 
 
-class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
+class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
     """A connection in a task; its transport pushes what it reads."""
 
     # Transports, as uvloop says nothing of a reset to those who watch a socket of their own.
@@ -54,7 +54,7 @@ class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
                     if steps is None:
                         await self._loop.connect_accepted_socket(lambda: self, self.sock)
                         steps = self.steps()
-                    await self._take(steps, value)
+                    await self.take(steps, value)
                 except OSError as error:  # gone before we looked
                     self.server.log.debug("a connection was lost at once: %r", error)
                     steps, self.lost = self.steps(), True
@@ -68,14 +68,6 @@ class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
             self.end()
         if self._doomed:
             raise asyncio.CancelledError
-
-    async def _take(self, steps: Generator[Step, Any, Any], value: Any = None) -> Any:
-        while True:
-            try:
-                step = steps.send(value)
-            except StopIteration as done:
-                return done.value
-            value = await (self._wait(step) if isinstance(step, Wait) else self._call(step))
 
     # --- what the transport calls -----------------------------------------------------------------
 
@@ -147,7 +139,8 @@ class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
 
     # --- waiting ----------------------------------------------------------------------------------
 
-    async def _wait(self, step: Wait) -> Outcome | None:
+    async def wait(self, step: Wait) -> Outcome | None:
+        """By a future, which whatever happens resolves."""
         waiter: asyncio.Future[Outcome | None] = self._loop.create_future()
         self._waiter = waiter
         if step.deadline is not None and step.deadline <= self._loop.time():
@@ -173,9 +166,10 @@ class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
 
     # --- hooks ------------------------------------------------------------------------------------
 
-    async def _call(self, ask: Ask) -> Any:
+    async def call(self, ask: Ask) -> Any:
+        """In the connection's own task."""
         try:
-            result = await call_coloured(self, ask, self._pull, self._in_thread, self._pull_from_thread)
+            result = await self.call_hook(ask)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
@@ -204,17 +198,11 @@ class Connection(Peer["SMTPServer"], asyncio.BufferedProtocol):
         if seconds is not None:
             self._limit = self._loop.call_later(seconds, self.interrupt, Outcome.TIMED_OUT)
 
-    async def _pull(self, body: MessageBody) -> bytes:
-        pulling = self.begin_pull(body)
-        try:
-            chunk: bytes = await self._take(self.pull())
-        finally:
-            self.end_pull(pulling)
-        return chunk
+    def pull_from_thread(self, body: MessageBody) -> bytes:
+        """The loop pulls, the thread waits."""
+        return asyncio.run_coroutine_threadsafe(self.next_chunk(body), self._loop).result()
 
-    def _pull_from_thread(self, body: MessageBody) -> bytes:
-        return asyncio.run_coroutine_threadsafe(self._pull(body), self._loop).result()
-
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def in_thread(self, call: Callable[[], Any]) -> Any:
+        """In the loop's executor."""
         call = partial(contextvars.copy_context().run, call)
         return await self._loop.run_in_executor(self.server.pool, call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smtpproto_server._alarm import Alarm
+from smtpproto_server._coloured import ColouredPeer
 from smtpproto_server._effects import PULL, Ask, Close, Deliver, Effect, Failed, Outcome, Pull, Receive, Send
 from smtpproto_server._listener import Listener
 from smtpproto_server._loop import Serving
@@ -13,7 +14,6 @@ from smtpproto_server._plain import GIVEN_UP, Latch, PlainPeer, PlainServer
 from smtpproto_server._server import EVENTS, Address, Identity, Place, ServerCore
 from smtpproto_server._sockets import bind_tcp, bind_unix, listener_address, socket_address
 from smtpproto_server._steps import (
-    call_coloured,
     call_plain,
     is_coroutine_function,
     plain_call,
@@ -25,9 +25,9 @@ from smtpproto_server._trace import trace_lines
 
 __all__ = [
     "EVENTS", "GIVEN_UP", "HOOKS", "OPTIONAL_HOOKS", "PULL", "Address", "Alarm", "Ask", "AsyncStream",
-    "Close", "Deliver", "Delivery", "Effect", "Failed", "Identity", "Latch", "Listener", "Maildir",
-    "MessageBody", "Options", "Outcome", "Peer", "Place", "PlainPeer", "PlainServer", "Pull", "Receive",
-    "Send", "ServerCore", "Serving", "Step", "Stream", "StreamAborted", "TlsChannel", "TlsContexts", "Wait",
-    "bind_tcp", "bind_unix", "call_coloured", "call_plain", "is_coroutine_function", "listener_address",
-    "plain_call", "run_flushing", "socket_address", "trace_lines",
+    "Close", "ColouredPeer", "Deliver", "Delivery", "Effect", "Failed", "Identity", "Latch", "Listener",
+    "Maildir", "MessageBody", "Options", "Outcome", "Peer", "Place", "PlainPeer", "PlainServer", "Pull",
+    "Receive", "Send", "ServerCore", "Serving", "Step", "Stream", "StreamAborted", "TlsChannel",
+    "TlsContexts", "Wait", "bind_tcp", "bind_unix", "call_plain", "is_coroutine_function",
+    "listener_address", "plain_call", "run_flushing", "socket_address", "trace_lines",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-# Calling hooks: coroutine functions and plain ones, in the loop, in a thread or where we stand.
+# Calling hooks: what coroutine functions and plain ones need, wherever they are called.
 
 from __future__ import annotations
 
@@ -8,48 +8,18 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from smtpproto_server._effects import Failed
-from smtpproto_server._stream import AsyncStream, Stream
+from smtpproto_server._stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
     from smtpproto_server._effects import Ask
-    from smtpproto_server._peer import Peer
     from smtpproto_server._stream import MessageBody
 
-__all__ = ["call_coloured", "call_plain", "is_coroutine_function", "plain_call", "run_flushing"]
+__all__ = ["call_plain", "is_coroutine_function", "plain_call", "run_flushing", "without_stop_iteration"]
 
 
-async def call_coloured(
-    peer: Peer[Any],
-    ask: Ask,
-    pull: Callable[[MessageBody], Awaitable[bytes]],
-    in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
-    pull_from_thread: Callable[[MessageBody], bytes],
-) -> Any:
-    """Call a hook in a runtime that has coroutines; what it raises is raised.
-
-    A coroutine function runs here, a plain one in a thread, or here if the options say so.
-    """
-    hook, args, body = ask.hook, ask.args, ask.body
-    if peer.server.is_coroutine(hook):
-        if body is not None:
-            args = (AsyncStream(body, functools.partial(pull, body)), *args)
-        return await run_flushing(hook(*args), peer.flush)
-    if body is None and not ask.lookup and peer.server.options.sync_hooks == "inline":
-        result = hook(*args)  # Python itself makes a RuntimeError of StopIteration here
-    else:
-        peer.flush()
-        if body is not None:
-            args = (Stream(body, functools.partial(pull_from_thread, body)), *args)
-        result = await in_thread(functools.partial(_without_stop_iteration, hook, *args))
-    if inspect.isawaitable(result):
-        peer.flush()
-        return await result
-    return result
-
-
-def _without_stop_iteration(hook: Callable[..., Any], *args: Any) -> Any:
+def without_stop_iteration(hook: Callable[..., Any], *args: Any) -> Any:
     """Call a hook. Its StopIteration would get lost on the way out of a thread: a future takes none."""
     try:
         return hook(*args)
@@ -62,7 +32,7 @@ def plain_call(ask: Ask, pull: Callable[[MessageBody], bytes]) -> Callable[[], A
     body, args = ask.body, ask.args
     if body is not None:
         args = (Stream(body, functools.partial(pull, body)), *args)
-    return functools.partial(_without_stop_iteration, ask.hook, *args)
+    return functools.partial(without_stop_iteration, ask.hook, *args)
 
 
 def call_plain(name: str, call: Callable[[], Any], ends: tuple[type[BaseException], ...] = ()) -> Any:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from smtpproto.testing._checked import LINES, InvariantBroken, fault_in_replies
-from smtpproto.testing._conversation import octets
-from smtpproto.testing._endpoint import in_words, masked, replies_in, shown_lines
+from smtpproto.testing._checked import InvariantBroken, fault_in_replies
+from smtpproto.testing._conversation import in_lines, octets, split_replies
+from smtpproto.testing._endpoint import in_words, masked, shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ def check_server(
     for each line), I4 (well-formed replies) and I6 (silence behind the end).
     """
     segments = [_segment(each) for each in session]
-    by_lines = [LINES.findall(segment) for segment in segments]
+    by_lines = [in_lines(segment) for segment in segments]
     expected = _played(make(), by_lines)
     conversation = in_words(_spoken(expected.turns))
     answered = b"".join(expected.answers)
@@ -53,7 +53,7 @@ def check_server(
         if played.answers != expected.answers:
             what = _difference(how, pieces, played, expected)
             raise InvariantBroken(invariant, what, conversation)
-    return replies_in(answered)
+    return split_replies(answered, errors="backslashreplace")
 
 
 def _segment(said: str | bytes | Iterable[bytes]) -> bytes:
@@ -144,7 +144,7 @@ class _Account:
 
     def fault_in(self, turn: _Turn) -> tuple[str, str] | None:
         """The invariant that does not hold behind a line, and what was seen."""
-        line, replies = turn.said, replies_in(turn.answered)
+        line, replies = turn.said, split_replies(turn.answered, errors="backslashreplace")
         if turn.ended:
             return ("I6", f"it had ended, and answered {replies}") if replies else None
         if not self.greeted:

@@ -29,7 +29,8 @@ from smtpproto import (
     Signal,
     State,
 )
-from smtpproto.testing._endpoint import in_words, replies_in, shown_lines
+from smtpproto.testing._conversation import in_lines, split_replies
+from smtpproto.testing._endpoint import in_words, shown_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +112,7 @@ class CheckedConnection(Connection):
             ConnectionClosed: self._look_at_close,
         }
         self._limits: tuple[object, ...] = self._limits_now()
+        self._counted: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
 
     @property
     def conversation(self) -> str:
@@ -166,10 +168,9 @@ class CheckedConnection(Connection):
         """As `Connection.tls_established`; the 220 must have been sent, and nothing may be left."""
         question = self.question
         self._insist_on_output("was told of a handshake")
-        counted = [getattr(self._core, name) for name in _COUNTERS]
         super().tls_established(details)
         if isinstance(question, NeedsStartTLS):
-            self._look_at_handshake(counted)
+            self._look_at_handshake()
 
     def timeout(self, kind: TimerKind) -> None:
         """As `Connection.timeout`."""
@@ -217,6 +218,13 @@ class CheckedConnection(Connection):
         lines = core.buffer
         return core.options, core.high_water, core.coded, lines._limit, lines._auth_limit  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - what users cannot see, either
 
+    def _insist_on_counters(self) -> None:
+        counted = {name: getattr(self._core, name) for name in _COUNTERS}
+        forgotten = [name for name, number in counted.items() if number < self._counted[name]]
+        if forgotten:
+            self._break("I13", f"what counts abuse was set back: {', '.join(forgotten)}")
+        self._counted = counted
+
     def _consume(self, mode: State) -> None:
         """Account for the octets that the core took since the last look."""
         if self.state is State.CLOSED:
@@ -241,6 +249,7 @@ class CheckedConnection(Connection):
             return
         if self._limits_now() != self._limits:
             self._break("I13", f"{self._limits_now()} instead of {self._limits}")
+        self._insist_on_counters()
         self._look_at_envelope()
         if signal is not Signal.NEED_DATA:
             return
@@ -264,6 +273,7 @@ class CheckedConnection(Connection):
         if isinstance(question, DataFinished):
             self._insist_on_answers(replies)
             self._message, self._carried = None, False
+            self._counted["unknown"] = 0  # a message makes up for what was not understood
         elif isinstance(question, _BEFORE_COMMANDS):
             if replies > 1:
                 self._break("I17", f"{replies} replies to a client that has said nothing")
@@ -288,7 +298,7 @@ class CheckedConnection(Connection):
         if replies != expected and not (self.state is State.CLOSED and 0 < replies < expected):
             self._break("I3", f"{replies} replies to a message, and {expected} were due")
 
-    def _look_at_handshake(self, counted: list[int]) -> None:
+    def _look_at_handshake(self) -> None:
         """RFC 3207 §4.2: as after the greeting, who the peer is and what it has done apart."""
         core, session = self._core, self.session
         left = {
@@ -305,9 +315,7 @@ class CheckedConnection(Connection):
             self._break("I7", f"what was said in the clear is still known: {left!r}")
         if not session.secure:
             self._break("I7", "the session does not count as secure")
-        forgotten = [name for name, was in zip(_COUNTERS, counted, strict=True) if getattr(core, name) < was]
-        if forgotten:
-            self._break("I13", f"the handshake set back what counts abuse: {', '.join(forgotten)}")
+        self._insist_on_counters()
         self._carried = False
 
     def _look_at_starttls(self, _event: NeedsStartTLS) -> None:
@@ -392,7 +400,7 @@ class _Message:
         self.ended = self.body.startswith(b".\r\n") or b"\r\n.\r\n" in self.body
 
     def fault_in(self, event: DataFinished) -> tuple[str, str] | None:
-        *lines, last = LINES.findall(bytes(self.body)) or [b""]
+        *lines, last = in_lines(bytes(self.body)) or [b""]
         if last != _END or _END in lines:
             return "I9", f"the end of data was seen in {bytes(self.body)!r}"
         content = b"".join(line.removeprefix(b".") for line in lines)
@@ -410,7 +418,6 @@ class _Message:
 
 
 _END: Final = b".\r\n"
-LINES: Final[re.Pattern[bytes]] = re.compile(rb"(?s).*?\r\n|.+\Z")
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -442,7 +449,7 @@ _MOST_OCTETS: Final = 510  # of a line, its CRLF apart, RFC 5321 §4.5.3.1.5
 def fault_in_replies(answered: bytes, *, coded: bool) -> str:
     """What is wrong with replies, "" if nothing is; `coded`: they carry enhanced status codes."""
     try:
-        replies = replies_in(answered)
+        replies = split_replies(answered, errors="backslashreplace")
     except AssertionError as error:
         return str(error)
     return next(filter(None, (_fault_in_reply(reply.split("\n"), coded=coded) for reply in replies)), "")

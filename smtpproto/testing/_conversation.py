@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from smtpproto import (
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     """
 
 __all__ = [
-    "ENTROPY", "TLS", "Outcome", "answer", "converse", "cuts", "drive", "final_state", "message", "octets",
-    "play", "settle", "split_replies",
+    "ENTROPY", "TLS", "Outcome", "answer", "converse", "cuts", "drive", "final_state", "in_lines", "joined",
+    "message", "octets", "play", "settle", "split_replies", "stuffed",
 ]  # fmt: skip
 
 TLS: Final = TlsDetails(
@@ -134,29 +135,40 @@ class Outcome:
 
     def summary(self) -> tuple[object, ...]:
         """All that must not depend on how the octets were cut."""
-        events: list[object] = []
-        for event in self.events:
-            if isinstance(event, DataChunk) and events and isinstance(events[-1], bytes):
-                events[-1] += event.data
-            else:
-                events.append(event.data if isinstance(event, DataChunk) else repr(event))
-        return (self.sent, events, final_state(self.connection))
+        return (self.sent, joined(self.events), final_state(self.connection))
 
 
-def split_replies(sent: bytes) -> list[str]:
-    """Whole replies, one text each; the lines of one are joined by LF.
+def split_replies(sent: bytes, *, errors: str = "strict") -> list[str]:
+    """Whole replies, one text each; the lines of one are joined by LF. `errors` is as for `bytes.decode`.
 
-    Raises AssertionError if the last one has no end.
+    Raises AssertionError for octets that are not lines of replies, each with its CRLF (RFC 5321 §4.2).
     """
-    replies: list[list[str]] = [[]]
-    *lines, rest = sent.decode().split("\r\n")
+    replies: list[list[str]] = []
+    open_ = False
+    *lines, rest = sent.split(b"\r\n")
     for line in lines:
-        replies[-1].append(line)
-        if line[3:4] != "-":
+        assert _REPLY_LINE.fullmatch(line), f"not a line of a reply: {line!r}"
+        if not open_:
             replies.append([])
-    if rest or replies[-1]:
-        raise AssertionError(f"an unfinished reply: {replies[-1]}{rest!r}")
-    return ["\n".join(lines) for lines in replies[:-1]]
+        replies[-1].append(line.decode("utf-8", errors))
+        open_ = line[3:4] == b"-"
+    assert not rest, f"a line of a reply without its CRLF: {rest!r}"
+    assert not open_, f"a reply whose last line is missing: {replies[-1]}"
+    return ["\n".join(lines) for lines in replies]
+
+
+_REPLY_LINE: Final = re.compile(rb"[2-5][0-9][0-9](?:[ -][^\r\n]*)?")
+
+
+def joined(events: Iterable[Event]) -> list[object]:
+    """Events as they read, except for a message: its octets, however many chunks they came in."""
+    seen: list[object] = []
+    for event in events:
+        if isinstance(event, DataChunk) and seen and isinstance(seen[-1], bytes):
+            seen[-1] += event.data
+        else:
+            seen.append(event.data if isinstance(event, DataChunk) else repr(event))
+    return seen
 
 
 def final_state(connection: Connection) -> dict[str, str]:
@@ -274,3 +286,13 @@ def cuts(segment: bytes) -> Iterable[list[bytes]]:
 def octets(said: str | bytes) -> bytes:
     """A text is a command line without its CRLF; octets are themselves."""
     return said if isinstance(said, bytes) else said.encode() + b"\r\n"
+
+
+def in_lines(octets: bytes) -> list[bytes]:
+    """Octets as lines, each with its CRLF; what stands behind the last CRLF is the last one."""
+    return re.findall(rb"(?s).*?\r\n|.+\Z", octets)
+
+
+def stuffed(content: bytes) -> bytes:
+    """A message that ends in CRLF, as it stands on the wire, with its end (RFC 5321 §4.5.2)."""
+    return b"".join(b"." + line if line.startswith(b".") else line for line in in_lines(content)) + b".\r\n"

@@ -10,12 +10,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from smtpproto import Connection, Event, Options, State
-from smtpproto.testing._conversation import ENTROPY, Outcome, octets, settle
+from smtpproto.testing._conversation import ENTROPY, Outcome, octets, settle, split_replies, stuffed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Client", "ConnectionEndpoint", "Endpoint", "in_words", "masked", "replies_in", "shown_lines"]
+__all__ = ["Client", "ConnectionEndpoint", "Endpoint", "in_words", "masked", "shown_lines"]
 
 
 class Endpoint(Protocol):
@@ -139,7 +139,7 @@ class Client:
         for each in to:
             replies += self.say(f"RCPT TO:<{each}>")
         replies += self.say("DATA")
-        return replies + self.say(_wire_form(content)) if replies[-1][:3] == "354" else replies
+        return replies + self.say(stuffed(_ended(content))) if replies[-1][:3] == "354" else replies
 
     def end(self) -> list[str]:
         """Send no more; return the replies that come to that."""
@@ -147,16 +147,15 @@ class Client:
 
     def _heard(self, answered: bytes) -> list[str]:
         self.spoken.append(("S", answered))
-        return replies_in(answered)
+        return split_replies(answered, errors="backslashreplace")
 
 
 def _positive(replies: Sequence[str]) -> bool:
     return bool(replies) and replies[-1][0] == "2"
 
 
-def _wire_form(content: bytes) -> bytes:
-    ended = content if content.endswith(b"\r\n") or not content else content + b"\r\n"
-    return re.sub(rb"(?:\A|(?<=\r\n))\.", b"..", ended) + b".\r\n"
+def _ended(content: bytes) -> bytes:
+    return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
 
 
 def in_words(spoken: Iterable[tuple[str, bytes]]) -> str:
@@ -177,28 +176,6 @@ def shown_lines(sent: bytes) -> list[str]:
 
 
 _UNSHOWN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def replies_in(answered: bytes) -> list[str]:
-    """Whole replies, one text each, the lines of one joined by LF.
-
-    Raises AssertionError for octets that are not lines of replies, each with its CRLF (RFC 5321 §4.2).
-    """
-    replies: list[list[str]] = []
-    open_ = False
-    for line in answered.split(b"\r\n")[:-1]:
-        assert _REPLY_LINE.fullmatch(line), f"not a line of a reply: {line!r}"
-        if not open_:
-            replies.append([])
-        replies[-1].append(line.decode("utf-8", "backslashreplace"))
-        open_ = line[3:4] == b"-"
-    rest = answered.rpartition(b"\r\n")[2]
-    assert not rest, f"a line of a reply without its CRLF: {rest!r}"
-    assert not open_, f"a reply whose last line is missing: {replies[-1]}"
-    return ["\n".join(lines) for lines in replies]
-
-
-_REPLY_LINE: Final = re.compile(rb"[2-5][0-9][0-9](?:[ -][^\r\n]*)?")
 
 
 def masked(said: Iterable[str]) -> list[str]:

@@ -16,14 +16,14 @@ import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from smtpproto.testing._conversation import TLS
-from smtpproto_server import Failed, Outcome, Peer, ServerCore, TlsContexts, Wait, call_coloured
+from smtpproto_server import ColouredPeer, Failed, Outcome, ServerCore, TlsContexts
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from smtpproto import TlsDetails
-    from smtpproto_server import Ask, MessageBody, Options, Serving, Step, TlsChannel
+    from smtpproto_server import Ask, MessageBody, Options, Serving, TlsChannel, Wait
 
 __all__ = ["LOCAL", "REMOTE", "MemoryConnection", "MemoryServer", "ServingPeer", "raise_in_thread"]
 
@@ -129,7 +129,7 @@ class MemoryConnection:
         return said
 
 
-class ServingPeer(Peer[MemoryServer]):
+class ServingPeer(ColouredPeer[MemoryServer]):
     """The server's end: a task that rests whenever only the client can go on."""
 
     __slots__ = ("_cancels", "_limit", "_rests", "_sent", "_thread", "_waiter", "deadline", "task")
@@ -168,23 +168,15 @@ class ServingPeer(Peer[MemoryServer]):
 
     async def _serve(self) -> None:
         try:
-            await self._take(self.steps())
+            await self.take(self.steps())
         finally:
             self.end()
             self._rests.set()
 
-    async def _take(self, steps: Generator[Step, Any, Any]) -> Any:
-        value: Any = None
-        while True:
-            try:
-                step = steps.send(value)
-            except StopIteration as done:
-                return done.value
-            value = await (self._wait(step) if isinstance(step, Wait) else self.call(step))
-
     # --- waiting ------------------------------------------------------------------------------------
 
-    async def _wait(self, step: Wait) -> Outcome | None:
+    async def wait(self, step: Wait) -> Outcome | None:
+        """By a future; meanwhile it is the client's turn."""
         if step.deadline is not None and step.deadline <= self.server.now:
             return Outcome.TIMED_OUT
         waiter: asyncio.Future[Outcome | None] = self.server.loop.create_future()
@@ -229,7 +221,7 @@ class ServingPeer(Peer[MemoryServer]):
     async def call(self, ask: Ask) -> Any:
         """Call a hook; what it returned, or a Failed."""
         try:
-            result = await call_coloured(self, ask, self.next_chunk, self._in_thread, self._pull_from_thread)
+            result = await self.call_hook(ask)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
@@ -254,19 +246,11 @@ class ServingPeer(Peer[MemoryServer]):
         if seconds is not None:
             self._limit = self.server.loop.call_later(seconds, self.interrupt, Outcome.TIMED_OUT)
 
-    async def next_chunk(self, body: MessageBody) -> bytes:
-        """What the stream of a hook has next."""
-        pulling = self.begin_pull(body)
-        try:
-            chunk: bytes = await self._take(self.pull())
-        finally:
-            self.end_pull(pulling)
-        return chunk
-
-    def _pull_from_thread(self, body: MessageBody) -> bytes:
+    def pull_from_thread(self, body: MessageBody) -> bytes:
+        """The loop pulls, the thread waits."""
         return asyncio.run_coroutine_threadsafe(self.next_chunk(body), self.server.loop).result()
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def in_thread(self, call: Callable[[], Any]) -> Any:
         """A thread of its own, that keeps no program from ending."""
         loop = self.server.loop
         done: asyncio.Future[Any] = loop.create_future()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from smtpproto import Reject
 from smtpproto.testing._conversation import octets, split_replies
 from smtpproto.testing._loop import LOCAL, REMOTE, MemoryServer, ServingPeer, raise_in_thread
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Failed, Options, StreamAborted, call_coloured
+from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Failed, Options, StreamAborted, run_flushing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -442,7 +442,10 @@ _CUTS: Final[dict[str, Cut]] = {"cut into lines": _lines, "cut into octets": _oc
 _HOOKS: Final = (*HOOKS, *OPTIONAL_HOOKS)
 _SILENT: Final = logging.getLogger("smtpproto.testing.silent")
 _SILENT.disabled = True  # what it would say of hooks that fail is found and told anyway
-_CALLERS: Final = {__file__, *(f.__code__.co_filename for f in (call_coloured, ServingPeer.call))}
+_CALLERS: Final = {
+    __file__,
+    *(f.__code__.co_filename for f in (ServingPeer.call_hook, run_flushing, ServingPeer.call)),
+}
 
 
 def _ignore(*_: object) -> None:

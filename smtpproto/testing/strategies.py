@@ -10,7 +10,6 @@ begins when everything before it has been answered.
 from __future__ import annotations
 
 import base64
-import re
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +35,7 @@ from smtpproto import (
     SecureRequested,
     VerifyRequested,
 )
+from smtpproto.testing._conversation import in_lines, stuffed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -70,16 +70,6 @@ CRLF: Final = b"\r\n"
 def in_lmtp(session: Iterable[Lines]) -> Said:
     """The same session for an LMTP server: LHLO in the place of EHLO (RFC 2033 §4.1)."""
     return [[LHLO if line == EHLO else line for line in segment] for segment in session]
-
-
-def in_lines(octets: bytes) -> Lines:
-    """Octets as lines, each with its CRLF; what stands behind the last CRLF is the last one."""
-    return re.findall(rb"(?s).*?\r\n|.+\Z", octets)
-
-
-def stuffed(content: bytes) -> bytes:
-    """A message that ends in CRLF, as it stands on the wire, with its end (RFC 5321 §4.5.2)."""
-    return b"".join(b"." + line if line.startswith(b".") else line for line in in_lines(content)) + b".\r\n"
 
 
 def cut(octets: bytes, places: Iterable[int]) -> list[bytes]:

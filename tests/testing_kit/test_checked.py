@@ -285,7 +285,7 @@ FAULTS: Final[list[tuple[type[Connection], str, str, list[str | bytes], Fields]]
     (PlaintextKept, "I7", "6 octets behind STARTTLS", [b"STARTTLS\r\nNOOP\r\n"], {}),
     (HelloKept, "I7", "still known: {'HELO': 'EHLO'}", [HELLO, "STARTTLS"], {}),
     (NotSecure, "I7", "does not count as secure", [HELLO, "STARTTLS"], {}),
-    (CountersSetBack, "I13", "what counts abuse: unknown", [HELLO, "FOO", "STARTTLS"], {}),
+    (CountersSetBack, "I13", "what counts abuse was set back: unknown", [HELLO, "FOO", "STARTTLS"], {}),
     (EnvelopeKept, "I8", "where no transaction is open", [HELLO, *message()], {}),
     (EndOverlooked, "I9", "came and was overlooked", [HELLO, *message()], {}),
     (EndTooEarly, "I9", "the end of data was seen in b''", [HELLO, *message()], {}),
