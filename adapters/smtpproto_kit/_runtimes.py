@@ -169,7 +169,8 @@ class Gevent(Runtime):
         import gevent  # noqa: PLC0415 - as above
 
         hub, me = gevent.get_hub(), gevent.getcurrent()
-        greenlets: list[Any] = [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)]
+        # By their type: isinstance asks each object of the process, and some have much to do to answer.
+        greenlets: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), gevent.Greenlet)]
         return [
             repr(each)
             for each in greenlets

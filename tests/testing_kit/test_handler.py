@@ -6,6 +6,7 @@ import ast
 import asyncio
 import base64
 import email
+import logging
 import re
 import runpy
 import subprocess
@@ -733,6 +734,7 @@ def test_the_command_writes_a_line_for_people_and_a_test_for_each_fault(
     in_folder: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert in_folder("Wrong", "--seconds", "60") == 1
+    assert logging.getLogger("smtpproto").isEnabledFor(logging.ERROR)
     found = capsys.readouterr()
     assert sorted(found.err.splitlines()) == [
         "2 faults found",
