@@ -60,8 +60,8 @@ def _insist_on(reply: Reply, *, utf8: bool) -> None:
 
 def _insist_on_words(reply: Reply, texts: list[str], *, utf8: bool) -> None:
     """What is read is what was said, blanks and line breaks apart, and what lies behind the last line."""
-    if not any(text.strip() for text in texts):
-        return  # the code's own text then
+    if not any(text.strip() for text in texts[:MAX_LINES]):
+        return  # the code's own text then, as what lies behind so many is not looked at
     said = "".join(
         char if char.isprintable() and (utf8 or char.isascii()) else "?"
         for char in "".join(texts) if char not in " \r\n"

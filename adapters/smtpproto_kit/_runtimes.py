@@ -169,8 +169,11 @@ class Gevent(Runtime):
         import gevent  # noqa: PLC0415 - as above
 
         hub, me = gevent.get_hub(), gevent.getcurrent()
-        # By their type: isinstance asks each object of the process, and some have much to do to answer.
-        greenlets: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), gevent.Greenlet)]
+        # Those whose parent is the hub. By their type: isinstance asks what an object says it is, and
+        # somebody's lazy settings may have much to do to answer.
+        greenlets: list[Any] = [
+            each for each in gc.get_referrers(hub) if issubclass(type(each), gevent.Greenlet)
+        ]
         return [
             repr(each)
             for each in greenlets
