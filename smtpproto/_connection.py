@@ -211,6 +211,9 @@ class Connection:
             if core.draining and _may_close(core):
                 core.say_last(say.SHUTTING_DOWN, "shutdown")
                 break
+            if core.overdue and core.state in _COMMAND_AWAITED:
+                _too_late(core)
+                break
             if core.out and (core.flush or len(core.out) >= MANY_REPLIES) and len(core.buffer):
                 core.flush = False
                 return Signal.SEND
@@ -221,8 +224,6 @@ class Connection:
                 continue
             if core.eof:
                 core.close("eof")
-            elif core.overdue and core.state in _COMMAND_AWAITED:
-                _too_late(core)
             else:
                 return Signal.NEED_DATA
         return events.pop(0)

@@ -344,9 +344,6 @@ class Conversations(RuleBasedStateMachine):
     @precondition(lambda self: not self._is(State.CLOSED))
     @rule(end=st.sampled_from(sorted(ENDS)))
     def come_to_an_end(self, end: str) -> None:
-        # It acts when what has come is used up (behaviour §11.2), and how much has come is time's doing.
-        if end == "session_timeout" and self._is(State.DATA):
-            end = "data_timeout"
         self._count_step()
         for side in self.sides:
             ENDS[end](side.connection)
