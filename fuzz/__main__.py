@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("atheris") is None:
         print(NO_ATHERIS, file=sys.stderr)
         return 2
-    return _fuzz(given.target, seconds=given.seconds, runs=given.runs, folder=given.corpus)
+    limits = [f"-max_total_time={given.seconds}", f"-runs={given.runs}", f"-seed={given.seed}"]
+    return _fuzz(given.target, limits, given.corpus)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="the targets, and what each insists on")
     parser.add_argument("--seconds", type=int, default=60, help="for how long (60; 0: until --runs)")
     parser.add_argument("--runs", type=int, default=-1, help="how many executions at most")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed, the same inputs (0: another each time)"
+    )
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="where what was learnt is kept")
     parser.add_argument(
         "--minimise", action="store_true", help="make the repository's corpus anew from it and from FILEs"
@@ -144,7 +148,7 @@ class Result(NamedTuple):
     found: list[bytes]
 
 
-def _fuzz(name: str, *, seconds: int, runs: int, folder: Path | None) -> int:
+def _fuzz(name: str, limits: list[str], folder: Path | None) -> int:
     with tempfile.TemporaryDirectory() as made:
         scratch = Path(made)
         learnt = folder or scratch / "learnt"
@@ -152,7 +156,7 @@ def _fuzz(name: str, *, seconds: int, runs: int, folder: Path | None) -> int:
             each.mkdir(parents=True, exist_ok=True)
         for number, data in enumerate(corpus(name)):
             (scratch / "seeds" / f"{number:04}").write_bytes(data)
-        result = _run(name, seconds, runs, [learnt, scratch / "seeds"], scratch / "found")
+        result = _run(name, limits, [learnt, scratch / "seeds"], scratch / "found")
     verdict = f"{len(result.found)} found" if result.found else "nothing found"
     print(f"{name}: {result.runs:,} executions, {result.coverage}, {verdict}")
     if not result.found:
@@ -163,11 +167,11 @@ def _fuzz(name: str, *, seconds: int, runs: int, folder: Path | None) -> int:
     return 1
 
 
-def _run(name: str, seconds: int, runs: int, folders: list[Path], found: Path) -> Result:
+def _run(name: str, limits: list[str], folders: list[Path], found: Path) -> Result:
     from fuzz.targets import TARGETS  # noqa: PLC0415
 
     command = [
-        sys.executable, "-m", "fuzz.campaign", name, f"-max_total_time={seconds}", f"-runs={runs}",
+        sys.executable, "-m", "fuzz.campaign", name, *limits,
         f"-max_len={TARGETS[name].max_len}", f"-timeout={TIMEOUT}", f"-dict={DICTIONARY}",
         f"-artifact_prefix={found}/", "-print_final_stats=1", "-print_funcs=0", *map(str, folders),
     ]  # fmt: skip
