@@ -2,9 +2,13 @@
 #
 # What the two say, hand over and remember must be the same. Where they differ, one of them is wrong,
 # and the specification tells which; the model itself is held to the conformance rows and literals.
+#
+# The long run, so many examples of each search, other ones each time:  python tests/core/test_model.py 50000
 
 from __future__ import annotations
 
+import sys
+import time
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +42,10 @@ if TYPE_CHECKING:
 
     Facts = tuple[str, dict[str, Any], dict[str, Any], list[Any]]
 
+
+if __name__ == "__main__":
+    settings.register_profile("long", deadline=None, database=None, max_examples=int(sys.argv[1]))
+    settings.load_profile("long")
 
 # --- decisions ------------------------------------------------------------------------------------
 
@@ -189,7 +197,6 @@ def spoken(session: kit.Said, fields: dict[str, Any]) -> list[bytes]:
     return [b"".join(part) for part in (kit.in_lmtp(session) if fields.get("lmtp") else session)]
 
 
-@settings(max_examples=200)
 @given(kit.sessions, options, picks, st.booleans())
 @example([[kit.EHLO, b"AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIHQBAQ==\r\n", b"\xc3\r\n"]], {}, [0, 5], True)
 @example([[b"XCLIENT LOGIN=u\r\n"]], {"use_xclient": True}, [0, 6], True)
@@ -200,7 +207,6 @@ def test_the_core_does_what_the_specification_says(
     insist(spoken(session, fields), fields, picked, tls=tls)
 
 
-@settings(max_examples=100)
 @given(st.lists(kit.items, max_size=5), st.binary(max_size=8), options, picks)
 def test_octets_behind_starttls_do_what_the_specification_says(
     before: list[kit.Lines], behind: bytes, fields: dict[str, Any], picked: list[int]
@@ -235,7 +241,6 @@ transactions = st.builds(
 )
 
 
-@settings(max_examples=200)
 @given(st.lists(transactions, min_size=1, max_size=3), st.sampled_from(["EHLO", "EHLO", "HELO"]), options)
 def test_addresses_and_parameters_are_read_as_the_specification_says(
     said: list[str], hello: str, fields: dict[str, Any]
@@ -318,7 +323,6 @@ def test_most_rows_are_played_against_the_model() -> None:
 
 
 @given(st.lists(st.binary(max_size=60)), options, picks)
-@settings(max_examples=50)
 def test_no_octets_make_the_model_raise(said: list[bytes], fields: dict[str, Any], picked: list[int]) -> None:
     insist(said, fields, picked)
 
@@ -335,3 +339,17 @@ def test_a_core_that_differs_is_noticed() -> None:
     for wrong in ({"lmtp": True}, {"size": 1}, {"name": "other.test"}):
         outcome = drive([said], Options(**TALKATIVE), {})
         assert not agrees(outcome.replies, predict(said, TALKATIVE | wrong).replies)
+
+
+if __name__ == "__main__":
+    for search in (
+        test_the_core_does_what_the_specification_says,
+        test_octets_behind_starttls_do_what_the_specification_says,
+        test_addresses_and_parameters_are_read_as_the_specification_says,
+        test_lines_that_cannot_be_get_what_the_specification_says,
+        test_logins_go_as_the_specification_says,
+        test_no_octets_make_the_model_raise,
+    ):
+        began = time.monotonic()
+        search()
+        sys.stdout.write(f"{search.__name__}: {time.monotonic() - began:.0f} s, nothing found\n")
