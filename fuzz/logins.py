@@ -60,7 +60,7 @@ def target(data: bytes) -> None:
     play.settle()
     _say(play, b"LHLO c.test" if options.lmtp else b"EHLO c.test")
     for answer in data[HEADER:].split(b"\xff")[:MAX_ANSWERS]:
-        line = answer[1:].replace(b"\r\n", b"") if answer.startswith(b"\xfe") else base64.b64encode(answer)
+        line = answer[1:].partition(b"\r\n")[0] if answer.startswith(b"\xfe") else base64.b64encode(answer)
         _insist_on_base64(line)
         if play.connection.state is not State.AUTH:
             mechanism = MECHANISMS[order & 3]
