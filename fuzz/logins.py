@@ -28,6 +28,7 @@ SECRETS: Final = ("password", "access_token", "response")
 MIN_SECRET: Final = 6  # characters; a shorter one may stand in a repr by chance
 MAX_NAME: Final = 255  # octets, RFC 4616 §2
 CRAM_MD5: Final = b"334 PD"  # "<" in base64, as its challenges begin
+STARTTLS: Final = b"220 "
 MAX_ANSWERS: Final = 12
 INITIAL: Final = 0x80  # in the octet of mechanisms: the first answer goes with the command
 
@@ -84,6 +85,8 @@ def _say(play: Login, line: bytes) -> None:
         assert not sent
         return
     replies = [each for each in sent.split(b"\r\n") if each[3:4] == b" "]
+    if replies[0].startswith(STARTTLS):  # behind the handshake on_secure may have had its last word
+        return
     assert len(replies) == 1, (line, sent)  # I3
     code = replies[0][:3]
     note(len(play.events), int(code))

@@ -72,12 +72,11 @@ def _text_or_none(value: str) -> str:
 
 def _ip(value: str) -> str | Reply:
     """An address, the IPv6 one with its tag or without; canonical, IPv4-mapped IPv6 as IPv4."""
-    tagged = value[:5].upper() == "IPV6:"
-    address = canonical_ipv6(value[5:] if tagged else value)
+    address = canonical_ipv6(value[5:] if value[:5].upper() == "IPV6:" else value)
     if address is not None:
         return canonical_address(address)
     try:
-        return BAD_ADDRESS if tagged else str(IPv4Address(value))
+        return str(IPv4Address(value))
     except ValueError:
         return BAD_ADDRESS
 
