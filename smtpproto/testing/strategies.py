@@ -304,7 +304,8 @@ _TLVS: Final = [b"", b"\x04\0\0", b"\x04\0\x02xx", b"\x02\0\x06x.test", b"\x20\0
 def _version_2(version_and_command: bytes, block: tuple[bytes, bytes], tlvs: bytes, lie: int = 0) -> bytes:
     """A binary header; `lie` is added to the length it declares."""
     family, content = block[0], block[1] + tlvs
-    return _SIGNATURE + version_and_command + family + (len(content) + lie).to_bytes(2, "big") + content
+    declared = max(0, len(content) + lie)
+    return _SIGNATURE + version_and_command + family + declared.to_bytes(2, "big") + content
 
 
 valid_proxy_headers: st.SearchStrategy[bytes] = st.one_of(

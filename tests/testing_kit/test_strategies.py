@@ -53,6 +53,11 @@ def test_a_valid_exchange_ends_in_a_login(exchange: Lines) -> None:
     assert outcome.replies[-1] == "235 2.7.0 Authentication successful"
 
 
+def test_a_header_without_addresses_cannot_declare_less_than_nothing() -> None:
+    header = kit._version_2(b"\x21", (b"\x00", b""), b"", -1)  # pyright: ignore[reportPrivateUsage] - one in a million
+    assert ProxyReader().feed(header) is not None
+
+
 @given(kit.valid_proxy_headers)
 @settings(max_examples=50)
 def test_a_valid_header_is_read(header: bytes) -> None:
