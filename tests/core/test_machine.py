@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections import Counter, deque
@@ -422,7 +423,9 @@ TestConversations.settings = settings(
 
 
 if __name__ == "__main__":
-    examples = int(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Play so many examples, other ones each time.")
+    parser.add_argument("examples", type=int)
+    examples = parser.parse_args().examples
     began = time.monotonic()
     run_state_machine_as_test(
         Conversations,

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from itertools import chain, count
@@ -44,7 +45,11 @@ if TYPE_CHECKING:
 
 
 if __name__ == "__main__":
-    settings.register_profile("long", deadline=None, database=None, max_examples=int(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description="Play so many examples of each search, other ones each time."
+    )
+    parser.add_argument("examples", type=int)
+    settings.register_profile("long", deadline=None, database=None, max_examples=parser.parse_args().examples)
     settings.load_profile("long")
 
 # --- decisions ------------------------------------------------------------------------------------

@@ -108,28 +108,52 @@ def toml_is_taken(block: Block, folder: Path) -> None:
     settings.options()
 
 
-def shell_is_known(block: Block, folder: Path) -> None:
+def shell_is_known(block: Block, _folder: Path) -> None:
     """A measurement takes long and has a short run in a test of its own; the rest sets things up."""
-    programs = [
-        re.fullmatch(r"\.venv/bin/python (tests/\S+\.py)(.*)", line) for line in block.text.splitlines()
-    ]
-    for program in programs:
-        if program is not None:
-            takes_these_options(ROOT / program[1], program[2].split(), folder)
-    if not all(programs):
+    known = 0
+    for line in block.text.splitlines():
+        for form, is_right in SHELL:
+            if match := re.fullmatch(form, line):
+                is_right(*match.groups())
+                known += 1
+    if known < len(block.text.splitlines()):
         set_up_is_what_ci_does(block)
 
 
-def takes_these_options(program: Path, arguments: list[str], folder: Path) -> None:
+def tests_are_there(paths: str) -> None:
+    assert [path for path in paths.split() if not (ROOT / path).exists()] == []
+
+
+def group_is_there(group: str) -> None:
+    assert group in tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+
+
+def module_takes_these_options(module: str, arguments: str) -> None:
+    takes_these_options(["-m", module], arguments)
+
+
+def program_takes_these_options(program: str, arguments: str) -> None:
+    takes_these_options([str(ROOT / program)], arguments)
+
+
+def takes_these_options(program: list[str], arguments: str) -> None:
     said = subprocess.run(
-        [sys.executable, str(program), "--help"],
-        cwd=folder,
+        [sys.executable, *program, "--help"],
+        cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert [each for each in arguments if each.startswith("--") and each not in said.stdout] == []
+    assert [each for each in arguments.split() if each.startswith("--") and each not in said.stdout] == []
+
+
+SHELL: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
+    (r"\.venv/bin/python (tests/\S+\.py)(.*)", program_takes_these_options),
+    (r"\.venv/bin/python -m ([a-z.]+)(.*)", module_takes_these_options),
+    (r"\.venv/bin/pytest (tests/.*)", tests_are_there),
+    (r"\.venv/bin/pip install --group (\w+)", group_is_there),
+)
 
 
 def set_up_is_what_ci_does(block: Block) -> None:
@@ -248,7 +272,8 @@ def test_a_server_on_plain_sockets_takes_no_more_than_forty_lines_and_no_adapter
 
 
 def test_the_readme_shows_the_examples_as_they_are() -> None:
-    shown = [block.text for block in BLOCKS if block.page == ROOT / "README.md" and block.kind == "python"]
+    python = [block.text for block in BLOCKS if block.page == ROOT / "README.md" and block.kind == "python"]
+    shown = [text for text in python if "\ndef test_" not in text]  # pytest runs those
     assert sorted(shown) == sorted(example.read_text("utf-8") for example in PROGRAMS)
 
 

@@ -23,8 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "adapters")]
 
-from mutation.mutants import mutants  # noqa: E402 - found by the path above
-from mutation.running_mutants import Verdict, Verdicts  # noqa: E402 - the same
+from mutation.running_mutants import Verdict, Verdicts  # noqa: E402 - found by the path above
 from mutation.survivors import explained  # noqa: E402 - the same
 
 # Left out: what searches by chance (never the same twice), what measures time or feeds very many
@@ -47,6 +46,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--json", type=Path, help="write every mutant and its verdict here")
     wanted = parser.parse_args()
+    from mutation.mutants import mutants  # noqa: PLC0415 - whoever asks for --help need not have mutmut
+
     files = [
         path for path in sorted((ROOT / "smtpproto").glob("*.py"))
         if not wanted.only or path.stem in wanted.only
