@@ -97,6 +97,7 @@ KEPT = [
     '"a b"@c.com', '"a@b"@c.com', r'"a\"b"@c.com', r'"\\"@c', r'"\a\ "@c', '""@c', '"a..b."@c', '"<>"@c',
     '"é"@c', "é@ü.de", "é@b", "a@ü", "a@[1.2.3.4]", "a@[0.0.0.0]", "a@[255.249.199.99]", "a@[IPv6:fe80::1]",
     "a@[IPv6:::ffff:192.168.1.1]", "a@[IPv6:::]", "é@[IPv6:::1]", "a@xn--bcher-kva.de", f"a@{LABEL}.de",
+    "a" * 224 + "@[IPv6:::ffff:254.254.254.254]",  # 254 octets
     "é" * 126 + "@b", f"a@{'é' * 31}.de", "\U0001f4e7@b", "a\xa0b@c",
 ]  # fmt: skip
 
@@ -165,6 +166,7 @@ REFUSED = [
 @pytest.mark.parametrize("path", REFUSED)
 def test_what_is_no_mailbox(path: str) -> None:
     assert read(path) is None
+    assert read_path(f"TO:{path}", "TO") is None
     assert read_mailbox(path.removeprefix("<").removesuffix(">")) is None or path in {"a@b.com", "<a@b"}
 
 
@@ -186,6 +188,9 @@ def test_some_characters_are_never_allowed(character: str, form: str, *, lenient
 def test_lenient_addresses_have_no_rules_for_dots_labels_and_lengths(mailbox: str) -> None:
     assert read(f"<{mailbox}>") is None
     assert read(f"<{mailbox}>", lenient=True) == mailbox
+    path = read_path(f"TO:<{mailbox}>", "TO", lenient=True)
+    assert path is not None
+    assert f"{path[0].local}@{path[0].domain}" == mailbox
 
 
 @pytest.mark.parametrize(("argument", "verb", "address"), [
@@ -271,6 +276,14 @@ def test_a_label_too_long_for_dns_is_not_decoded() -> None:
     assert Address(f"a@{label}", "a", label).decoded == f"a@{label}"
 
 
+def test_an_a_label_of_63_octets_is_decoded_and_one_of_64_is_not() -> None:
+    text = "é" + "a" * 55
+    longest, longer = a_label(text), a_label(f"{text}a")
+    assert (len(longest), len(longer)) == (63, 64)
+    assert Address(f"a@{longest}", "a", longest).decoded == f"a@{text}"
+    assert Address(f"a@{longer}", "a", longer).decoded == f"a@{longer}"
+
+
 @given(label=st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=59))
 def test_a_decoded_label_is_visible_and_gives_back_its_a_label(label: str) -> None:
     domain = f"xn--{label}"
@@ -298,6 +311,11 @@ def test_an_address_is_its_text() -> None:
     assert address != Address("A@b", "A", "b")
     assert address != "a@b"
     assert len({address, Address("a@b", "a", "b"), Address("a@c", "a", "c")}) == 2
+
+
+def test_addresses_that_differ_do_not_meet_in_a_hash_table() -> None:
+    hashes = {hash(Address(f"{number}@b", str(number), "b")) for number in range(1000)}
+    assert len(hashes) > 990
 
 
 def test_an_address_begins_without_parameters() -> None:

@@ -269,6 +269,12 @@ def test_giving_back_the_end_of_what_was_taken_copies_nothing() -> None:
     buffer.unread(buffer.take(16)[3:])
     assert buffer._chunk is chunk
     assert len(buffer) == len(chunk) - 3
+    buffer = LineBuffer(64, 96)
+    buffer.feed(chunk)
+    buffer.unread(buffer.take(16))
+    assert buffer._chunk is chunk
+    assert len(buffer) == len(chunk)
+    buffer.unread(buffer.take(3)[3:])
     assert buffer.next_line() == "QUIT"
 
 
@@ -295,6 +301,12 @@ def test_giving_back_inside_a_line_keeps_the_order() -> None:
     buffer.unread(b"R")
     buffer.feed(b"\r\n")
     assert buffer.next_line() == "RSET"
+
+
+def test_a_new_buffer_holds_nothing_and_waits_for_a_command() -> None:
+    buffer = LineBuffer(64, 96)
+    assert (len(buffer), buffer.line_pending, buffer.continuation) == (0, False, False)
+    assert isinstance(buffer.continuation, bool)
 
 
 # --- what a timer and a pause see ---------------------------------------------------------------
@@ -408,23 +420,62 @@ def test_a_long_line_grows_in_place_and_is_searched_once() -> None:
     assert buffer.next_line() is TOO_LONG
 
 
+def test_a_plain_line_costs_little_however_long_it_is_and_wherever_in_its_chunk() -> None:
+    def cost(line: bytes, times: int) -> int:
+        return calls(lambda: read([line * times], (64, 96)))
+
+    for line in (b"\r\n", b"NOOP\r\n", b"x" * 62 + b"\r\n"):
+        first, more = cost(line, 1) - cost(line, 0), cost(line, 2) - cost(line, 1)
+        assert first == more == 4, line  # next_line, and to find, to decode and to judge it
+    assert cost(b"NO\tOP\r\n", 1) - cost(b"NO\tOP\r\n", 0) > 4
+
+
+def test_a_line_in_many_pieces_is_searched_once() -> None:
+    # A search that began at the line's first octet each time would not come back from this.
+    limit = 1 << 19
+    pieces = [b"x" * 16] * (limit // 16 - 1)
+    assert read([*pieces, b"x" * 14 + b"\r\n"], (limit, limit)) == ["x" * (limit - 2)]
+
+
+class Watched(bytes):
+    """Octets that note how many of them are copied at a time."""
+
+    copied: list[int]
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int):
+            return bytes(self)[key]
+        piece = bytes(self)[cast("slice[int, int, None]", key)]
+        self.copied.append(len(piece))
+        return piece
+
+
+def watched(octets: bytes) -> Watched:
+    chunk = Watched(octets)
+    chunk.copied = []
+    return chunk
+
+
+@pytest.mark.parametrize("begun", [0, 1, 40])
+@pytest.mark.parametrize("behind", [b"", b"\r\nQUIT\r\n"])
+def test_one_octet_beyond_the_limit_is_all_that_is_looked_at(begun: int, behind: bytes) -> None:
+    buffer = LineBuffer(64, 96)
+    buffer.feed(b"x" * begun)
+    assert buffer.next_line() is None
+    chunk = watched(b"x" * 400 + behind)
+    buffer.feed(chunk)
+    assert buffer.next_line() is TOO_LONG
+    assert max(chunk.copied) == 64 + 1 - begun
+
+
 @pytest.mark.parametrize("line", [b"N\t\r\n", b"N\0\r\n", b"\xff\r\n", b"N\n\r\n", b"N\rN\r\n"])
 def test_a_line_off_the_quick_path_does_not_copy_the_chunk_behind_it(line: bytes) -> None:
     limit = 1 << 20
     buffer = LineBuffer(limit, limit)
-    held: list[int] = []
-
-    class Watched(bytes):
-        def __getitem__(self, key: Any) -> Any:
-            if isinstance(key, int):
-                return bytes(self)[key]
-            piece = bytes(self)[cast("slice[int, int, None]", key)]
-            held.append(len(piece))
-            return piece
-
-    buffer.feed(Watched(line * 1000))
+    chunk = watched(line * 1000)
+    buffer.feed(chunk)
     assert len(list(drain(buffer))) == 1000
-    assert max(held) <= 5  # the line, or as much as tells AUTH
+    assert max(chunk.copied) <= 5  # the line, or as much as tells AUTH
 
 
 def test_an_idle_buffer_is_small() -> None:

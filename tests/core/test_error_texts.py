@@ -10,6 +10,7 @@ import pytest
 from smtpproto import (
     ACCEPT,
     Accept,
+    Check,
     ConfigurationError,
     Connection,
     ConnectRequested,
@@ -64,6 +65,12 @@ TEXTS: list[tuple[dict[str, Any], str]] = [
 def test_a_wrong_option_is_told_what_it_must_be_and_what_it_is(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=rf"\A{re.escape(text)}\Z"):
         Options(**options)
+
+
+def test_a_count_has_a_limit_unless_it_is_said_to_have_none() -> None:
+    with pytest.raises(ValueError, match=r"\Amust be a whole number, 3 or more\Z"):
+        Check.count(3)(None)
+    assert Check.count(3, unlimited=True)(None) is None
 
 
 def test_options_that_do_not_go_together_are_both_named() -> None:

@@ -23,6 +23,7 @@ LABEL = "x" * 63
 @pytest.mark.parametrize("text", [
     "localhost", "a.b", "A-1.example", "1.2.3.4", "a--b.de", "xn--bcher-kva.de", "ü.de", "例え.jp", LABEL,
     "é" * 31 + "x", ".".join([LABEL, LABEL, LABEL, LABEL[:63]]), ".".join(["é" * 31] * 4),
+    ".".join(["é" * 31 + "x"] * 4),  # 255 octets
 ])  # fmt: skip
 def test_a_domain_is_labels_between_dots(text: str) -> None:
     assert is_domain(text)
@@ -112,6 +113,10 @@ def test_what_is_no_ehlo_line(text: str) -> None:
 ])  # fmt: skip
 def test_xtext(text: str, decoded: str | None) -> None:
     assert decode_xtext(text) == decoded
+
+
+def test_xtext_is_written_in_upper_case_digits() -> None:
+    assert encode_xtext("a b=+é\n\x7f") == "a+20b+3D+2B+C3+A9+0A+7F"
 
 
 @given(text=st.text())

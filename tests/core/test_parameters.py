@@ -14,6 +14,7 @@ from smtpproto._parameters import (
     MAIL_PARAMETERS,
     RCPT_PARAMETERS,
     ParameterRules,
+    _fault,
     apply_mail_parameters,
     apply_rcpt_parameters,
 )
@@ -278,6 +279,19 @@ def test_of_several_faults_the_first_in_the_order_of_the_table_is_told() -> None
     for first, (_, refusal) in enumerate(rows):
         assert Mail("".join(f" {text}" for text, _ in reversed(rows[first:]))).refusal == refusal
     assert Rcpt(" ORCPT=x NOTIFY=x").refusal == BAD_NOTIFY
+
+
+def test_a_value_at_fault_is_501_with_the_code_for_arguments() -> None:
+    assert text_of(_fault("Invalid X parameter value")) == "501 5.5.4 Invalid X parameter value"
+
+
+def test_a_parameter_of_rcpt_leaves_alone_what_another_has_noted() -> None:
+    address = Address("a@b", "a", "b")
+    for keyword, value in (("ORCPT", "rfc822;b@c"), ("NOTIFY", "delay"), ("ORCPT", "rfc822;b@d")):
+        assert RCPT_PARAMETERS[keyword].read(value, address, Envelope()) is None
+    assert address.dsn == RecipientDsn(["DELAY"], "rfc822;b@d")
+    assert RCPT_PARAMETERS["NOTIFY"].read("NEVER", address, Envelope()) is None
+    assert address.dsn == RecipientDsn(["NEVER"], "rfc822;b@d")
 
 
 # --- beyond ASCII -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproto._proxy import ProxyFault, ProxyInfo, ProxyReader
+from smtpproto._proxy import ProxyFault, ProxyInfo, ProxyReader, _crc32c_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -178,6 +178,14 @@ def test_the_beginning_of_a_header_is_waited_for(octets: bytes) -> None:
     assert outcome(octets) == (None, b"")
 
 
+@pytest.mark.parametrize("octets", [b"", b"PROXY TCP4", SIG, b"EHLO a\r\n", b"\r\r"])
+def test_without_a_header_there_are_no_octets_behind_it(octets: bytes) -> None:
+    reader = ProxyReader()
+    assert reader.rest == b""
+    reader.feed(octets)
+    assert reader.rest == b""
+
+
 # --- version 2 ----------------------------------------------------------------------------------
 
 
@@ -186,6 +194,8 @@ def test_the_beginning_of_a_header_is_waited_for(octets: bytes) -> None:
     (v2(TCP6, family=0x21), ProxyInfo(2, "PROXY", "TCP6", ("2001:db8::1", 1234), ("5.6.7.8", 25), [])),
     (v2(b"/run/a.sock".ljust(108, b"\0") + b"/b\0junk".ljust(108, b"\0"), family=0x31),
      ProxyInfo(2, "PROXY", "UNIX", "/run/a.sock", "/b", [])),
+    (v2(b"/X".ljust(108, b"\0") + b"X/XX".ljust(108, b"\0"), family=0x31),
+     ProxyInfo(2, "PROXY", "UNIX", "/X", "X/XX", [])),
     (v2(b"\0name".ljust(108, b"\0") + bytes(108), family=0x31),
      ProxyInfo(2, "PROXY", "UNIX", "\0name", "", [])),
     (v2(b"x" * 108 + b"/\xff".ljust(108, b"\0"), family=0x31),
@@ -263,6 +273,16 @@ def with_checksum(before: bytes, behind: bytes) -> tuple[bytes, bytes]:
 
 def test_the_twin_of_the_checksum_knows_the_published_value() -> None:
     assert crc32c(b"123456789").hex() == "e3069283"
+
+
+def test_the_table_is_that_of_the_published_polynomial() -> None:
+    table = list(_crc32c_table())
+    assert len(table) == 256
+    assert [table[1 << bit] for bit in range(8)] == [
+        0xF26B8303, 0xE13B70F7, 0xC79A971F, 0x8AD958CF, 0x105EC76F, 0x20BD8EDE, 0x417B1DBC, 0x82F63B78,
+    ]  # fmt: skip
+    # A remainder of a sum is the sum of the remainders: so eight of them tell all.
+    assert all(table[a ^ b] == table[a] ^ table[b] for a in range(256) for b in range(256))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from smtpproto import (
     OPTIONAL_QUESTIONS,
     Accept,
     AuthRequested,
+    Challenge,
     CommandReceived,
     Connection,
     DataFinished,
@@ -59,6 +60,13 @@ def test_every_event_tells_of_the_session_of_its_connection() -> None:
     kinds = {type(event) for event in [*clear.events, *trusted.events] if hasattr(event, "session")}
     assert kinds == {kind for kind in Event.__subclasses__() if "session" in getattr(kind, "__slots__", ())}
     assert trusted.of(AuthRequested)
+
+
+def test_a_login_that_is_judged_twice_is_of_the_same_session() -> None:
+    outcome = converse(
+        "EHLO a", LOGIN, "eA==", answers={AuthRequested: [Challenge(b"?")]}, allow_insecure_auth=True
+    )
+    assert [event.session for event in outcome.of(AuthRequested)] == [outcome.session] * 2
 
 
 def test_a_mechanism_of_the_applications_is_made_for_the_session() -> None:
