@@ -167,6 +167,21 @@ def test_a_subclass_adds_options_with_the_same_checks() -> None:
         MoreOptions(patience=-1)
 
 
+def test_an_option_has_its_default_and_its_check() -> None:
+    made = option(Check.seconds, 1.5)
+    assert (made.default, dict(made.metadata)) == (1.5, {"check": Check.seconds})
+
+
+def test_an_option_behind_one_without_a_check_is_checked() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mixed(Options):
+        handler: object = None
+        patience: float = option(Check.seconds, 1.0)
+
+    with pytest.raises(ValueError, match="patience must be a number"):
+        Mixed(patience=-1)
+
+
 def test_seconds_may_be_nothing_but_not_less() -> None:
     assert Check.seconds(0) == 0.0
     assert Check.seconds(2) == 2.0
