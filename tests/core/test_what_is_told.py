@@ -110,7 +110,7 @@ def test_of_a_new_client_nothing_is_known_but_its_address() -> None:
 
 def test_a_client_without_an_address_has_a_name_all_the_same() -> None:
     assert Session(remote=("", 5)).client_hostname == "[local]"
-    assert Session().id == ""
+    assert (Session().id, Session().secure) == ("", False)
 
 
 def test_a_session_knows_that_it_is_lmtp() -> None:

@@ -1,0 +1,25 @@
+# Conversations: that two ways which differ are told, and that an answer which cannot be is none.
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from smtpproto import ACCEPT, Accept, AuthRequested, Challenge, Event, MailRequested, Reject
+from smtpproto.testing import converse, play
+
+
+def test_two_cuts_that_come_to_different_ends_are_told_with_both() -> None:
+    plays = count()
+
+    def fickle(_event: Event) -> Accept | Reject:
+        return Reject(550) if next(plays) else ACCEPT
+
+    with pytest.raises(AssertionError, match=r"(?s)\Acut as .*550 5\.1\.1.*whole:.*250 2\.1\.0"):
+        play("EHLO a", "MAIL FROM:<a@x.test>", answers={MailRequested: fickle})
+
+
+def test_a_user_who_is_named_has_nothing_to_be_challenged_with() -> None:
+    outcome = converse("XCLIENT LOGIN=u", answers={AuthRequested: Challenge(b"?")}, use_xclient=True)
+    assert outcome.session.user == "u"
