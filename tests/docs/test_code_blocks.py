@@ -120,7 +120,7 @@ def shell_is_known(block: Block, _folder: Path) -> None:
         set_up_is_what_ci_does(block)
 
 
-def tests_are_there(paths: str) -> None:
+def paths_are_there(paths: str) -> None:
     named = [path for path in paths.split() if not path.startswith("-")]
     assert [path for path in named if not (ROOT / path).exists()] == []
 
@@ -152,7 +152,7 @@ def takes_these_options(program: list[str], arguments: str) -> None:
 SHELL: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
     (r"\.venv/bin/python (tests/\S+\.py)(.*)", program_takes_these_options),
     (r"\.venv/bin/python -m ([a-z.]+)(.*)", module_takes_these_options),
-    (r"\.venv/bin/pytest (tests/.*)", tests_are_there),
+    (r"\.venv/bin/pytest (tests/.*)", paths_are_there),
     (r"\.venv/bin/pip install --group (\w+)", group_is_there),
 )
 
