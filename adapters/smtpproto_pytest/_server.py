@@ -180,7 +180,7 @@ class _Box:
         self.script: Script = Script()
         self.messages: list[Message] = []
         self.arrival: threading.Condition = threading.Condition()
-        self.conversations: list[list[tuple[str, bytes]]] = []
+        self.conversations: list[Recorded] = []
         self._runtime: Runtime = runtime
         self._server: ServerCore | None = None
 
@@ -190,15 +190,15 @@ class _Box:
 
         def connection(*args: Any, **facts: Any) -> Recorded:
             recorded = Recorded(*args, **facts)
-            self.conversations.append(recorded.log)
+            self.conversations.append(recorded)
             return recorded
 
         server.connection = connection
 
     def transcript(self) -> Iterator[str]:
-        for number, log in enumerate(list(self.conversations), 1):
+        for number, recorded in enumerate(list(self.conversations), 1):
             yield f"connection {number}:"
-            yield from (f"  {line}" for line in transcript(list(log)))
+            yield from (f"  {line}" for line in transcript(list(recorded.log)))
 
     # --- hooks, in the colour of the runtime --------------------------------------------------------
 
@@ -259,6 +259,9 @@ class _Box:
         for peer in () if self._server is None else self._server.peers.copy():
             if peer.serving.session is session:
                 peer.lost = True
+        for recorded in list(self.conversations):
+            if recorded.session is session:
+                recorded.hang_up()
 
 
 def _is_ours(error: BaseException, info: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ VERBS: Final = frozenset({
     "STARTTLS", "VRFY", "XCLIENT", "XFORWARD",
 })  # fmt: skip
 END: Final = b"\r\n.\r\n"
+HANGS_UP: Final = ("hangs up", b"")
 
 
 class Recorded(Connection):
@@ -29,19 +30,27 @@ class Recorded(Connection):
     def __init__(self, *args: Any, **facts: Any) -> None:
         super().__init__(*args, **facts)
         self.log: list[tuple[str, bytes]] = []
-        """Octets of the client ("C") and of the server ("S"), in order."""
+        """Octets of the client ("C") and of the server ("S"), in order; HANGS_UP may be the last."""
 
     def receive_data(self, data: bytes) -> None:
         """Take in octets, and remember them."""
-        self.log.append(("C", data))
+        self._note("C", data)
         super().receive_data(data)
 
     def data_to_send(self) -> bytes:
         """Give out octets, and remember them."""
         data = super().data_to_send()
         if data:
-            self.log.append(("S", data))
+            self._note("S", data)
         return data
+
+    def hang_up(self) -> None:
+        """Remember that the server has hung up: what the core still says, the client never reads."""
+        self._note(*HANGS_UP)
+
+    def _note(self, who: str, octets: bytes) -> None:
+        if self.log[-1:] != [HANGS_UP]:
+            self.log.append((who, octets))
 
 
 def transcript(log: Iterable[tuple[str, bytes]]) -> Iterator[str]:
@@ -49,7 +58,9 @@ def transcript(log: Iterable[tuple[str, bytes]]) -> Iterator[str]:
     last = ""  # code of the server's last reply
     for who, parts in groupby(log, itemgetter(0)):
         octets = b"".join(data for _, data in parts)
-        if who == "S":
+        if (who, octets) == HANGS_UP:
+            yield "S: (hangs up)"
+        elif who == "S":
             lines = octets.decode("utf-8", "backslashreplace").splitlines()
             yield from (f"S: {line}" for line in lines)
             last = lines[-1][:3]

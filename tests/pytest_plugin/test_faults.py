@@ -8,7 +8,7 @@ import pytest
 
 from smtpproto import Reject
 from smtpproto_pytest._faults import Fault, Script
-from smtpproto_pytest._transcript import transcript
+from smtpproto_pytest._transcript import HANGS_UP, transcript
 
 
 def add(script: Script, place: Any, nth: Any = 1, times: Any = 1, **effects: Any) -> Fault:
@@ -90,6 +90,7 @@ def test_a_fault_is_pending_until_it_has_happened_as_often_as_it_should() -> Non
          ["S: 354 go", "C: (a message of 4 octets, without its end)"]),
         ([("C", b"RCPT TO:<\xff@x>\r\n"), ("S", b"250-a\r\n250 b\r\n")],
          ["C: RCPT TO:<\\xff@x>", "S: 250-a", "S: 250 b"]),
+        ([("S", b"354 go\r\n"), HANGS_UP], ["S: 354 go", "S: (hangs up)"]),
     ],
 )  # fmt: skip
 def test_a_transcript_has_every_line_and_no_secret(log: list[tuple[str, bytes]], lines: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import smtplib
 import socket
@@ -255,6 +256,28 @@ def test_a_connection_is_dropped_without_a_word(guarded: CapturingServer, place:
     pass_all(guarded)
     # What was lost at END_OF_DATA is the reply alone: whoever tries again sends it twice.
     assert len(guarded.wait_for_messages(1 + (place == "END_OF_DATA"))) == len(guarded.messages)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_transcript_of_a_drop_ends_with_what_the_client_has_read(
+    guarded: CapturingServer, place: Any
+) -> None:
+    guarded.script(place, drop=True)
+    read = [f"  S: {line}" for line in lines_read(guarded)]
+    said = [line for line in guarded.transcript.splitlines() if line.startswith("  S: ")]
+    assert said == [*read, "  S: (hangs up)"]
+    assert guarded.transcript.endswith("  S: (hangs up)")
+
+
+def lines_read(server: CapturingServer) -> list[str]:
+    """Pass all places, each command when the one before was answered; what the server has said."""
+    commands = ("EHLO c.test", "AUTH PLAIN AGFubgBzZWNyZXQ=", "MAIL FROM:<>", "RCPT TO:<b@y.test>", "DATA")
+    lines: list[str] = []
+    with Client(server.port) as client, contextlib.suppress(ConnectionError):
+        for octets in (b"", *(f"{line}\r\n".encode() for line in commands), TEXT + b".\r\n"):
+            client.send(octets)
+            lines += client.reply().splitlines()
+    return lines
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "BODY"])
