@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for fault in faults:
                 count += 1
                 sys.stderr.write(f"{fault.kind}: {fault.text}\n")
-                _, between, test = fault.test.partition("\n\n\n")  # what is imported is the same for all
-                sys.stdout.write(between + test if count > 1 else fault.test)
+                _, _, test = fault.test.partition("\n\n\n")  # what is imported is the same for all
+                sys.stdout.write(f"\n\n{test}" if count > 1 else fault.test)
                 sys.stdout.flush()
     except (ConfigurationError, TypeError, ValueError) as error:
         parser.error(str(error))

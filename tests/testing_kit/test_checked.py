@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -23,6 +24,7 @@ from smtpproto import (
     Mechanism,
     NeedsStartTLS,
     Options,
+    RcptRequested,
     Reject,
     Signal,
     State,
@@ -44,7 +46,7 @@ from smtpproto.testing import (
 from smtpproto.testing.strategies import decisions, in_lmtp, make_options, options, sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from smtpproto import Session
     from smtpproto.testing.strategies import Fields, Given, Said
@@ -59,15 +61,20 @@ def checked(fault: type[Connection] = Connection, **fields: Any) -> CheckedConne
     return made
 
 
-def served(connection: Connection, *said: str | bytes, lost: bool = False) -> Outcome:
+def served(
+    connection: Connection,
+    *said: str | bytes,
+    lost: bool = False,
+    answers: Mapping[type[Event], Any] = MappingProxyType({}),
+) -> Outcome:
     outcome = Outcome(connection)
-    settle(outcome, {})
+    settle(outcome, answers)
     for each in said:
         connection.receive_data(octets(each))
-        settle(outcome, {})
+        settle(outcome, answers)
     if lost:
         connection.connection_lost()
-        settle(outcome, {})
+        settle(outcome, answers)
     return outcome
 
 
@@ -258,6 +265,11 @@ class TwoRepliesToAMail(Connection):
             self._core.out.append(b"250 and another\r\n")
 
 
+class RefusalUnheard(Connection):
+    def decide(self, decision: Any) -> None:
+        super().decide(ACCEPT if isinstance(decision, Reject) else decision)
+
+
 class OneReplyForTwo(Connection):
     def decide(self, decision: Any) -> None:
         said = isinstance(self.question, DataFinished)
@@ -333,6 +345,12 @@ def test_the_conversation_is_shown_without_its_secrets() -> None:
     ]  # fmt: skip
 
 
+def test_a_recipient_who_was_refused_may_not_be_in_the_envelope() -> None:
+    served(checked(), HELLO, *TO_TWO, answers={RcptRequested: [Reject(), ACCEPT]})
+    with pytest.raises(InvariantBroken, match="without only accepted RCPTs"):
+        served(checked(RefusalUnheard), HELLO, *TO_TWO, answers={RcptRequested: [Reject(), ACCEPT]})
+
+
 @given(sessions, options, decisions)
 @settings(max_examples=50)
 def test_the_core_passes_in_every_session(session: Said, fields: Fields, decided: Given) -> None:
@@ -366,6 +384,27 @@ def test_replies_must_be_sent_before_more_is_fed() -> None:
         connection.receive_data(b"NOOP\r\n")
     connection.data_to_send()
     connection.receive_data(b"NOOP\r\n")
+
+
+def test_an_empty_feed_passes_while_replies_wait() -> None:
+    connection = begun()
+    connection.receive_data(b"")
+    assert connection.conversation == ""
+
+
+def test_a_command_that_waits_for_its_decision_is_owed_nothing_yet() -> None:
+    connection = checked()
+    served(connection, HELLO)
+    connection.receive_data(b"MAIL FROM:<a@x.test>\r\n")
+    assert Signal.PAUSED in [connection.next_event() for _ in range(3)]
+    connection.decide(ACCEPT)
+    assert connection.data_to_send() == b"250 2.1.0 Accepted\r\n"
+
+
+def test_what_is_said_behind_the_end_passes() -> None:
+    connection = checked()
+    assert served(connection, "QUIT", "NOOP").replies[-1] == "221 2.0.0 Bye"
+    connection.finish()
 
 
 def test_the_220_must_be_sent_before_the_handshake() -> None:

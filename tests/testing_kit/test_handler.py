@@ -7,6 +7,7 @@ import asyncio
 import base64
 import email
 import logging
+import math
 import re
 import runpy
 import subprocess
@@ -21,9 +22,9 @@ from docs.blocks import DOCS, ENVIRONMENT, Block, assert_shown, blocks_of
 from smtpproto import Accept, Reject, Session
 from smtpproto.testing import FAULTS, HandlerFault, Visit, check_handler, fuzz_handler
 from smtpproto.testing.__main__ import main
-from smtpproto.testing._handler import _shorter, handler_faults
+from smtpproto.testing._handler import _Hunt, _shorter, _transaction, handler_faults
 from smtpproto.testing._pasted import readable
-from smtpproto.testing._visits import Hangs
+from smtpproto.testing._visits import Hangs, Trial
 from smtpproto_server import AsyncStream, Maildir, Options, Stream, StreamAborted
 
 if TYPE_CHECKING:
@@ -410,6 +411,20 @@ def test_two_faults_of_a_kind_have_tests_of_different_names() -> None:
     ]  # fmt: skip
 
 
+def test_a_fault_that_is_known_is_not_found_again() -> None:
+    said = ("EHLO c.test", "MAIL FROM:<>")
+    with Trial(NullSender, None, None, ()) as trial:
+        hunt = _Hunt(trial, math.inf, ())
+        assert hunt._fails(said)
+        assert not _Hunt(trial, math.inf, {hunt.fault.key})._fails(said)
+
+
+def test_an_address_that_needs_it_comes_with_smtputf8() -> None:
+    assert _transaction("é@x.test", "", ["b@y.test"], b".\r\n", at_once=False) == (
+        "MAIL FROM:<é@x.test> SMTPUTF8", "RCPT TO:<b@y.test>", "DATA", b".\r\n",
+    )  # fmt: skip
+
+
 def test_the_same_seed_finds_the_same() -> None:
     said: list[object] = []
     for _ in range(2):
@@ -492,6 +507,18 @@ def test_a_hook_that_never_comes_back_is_interrupted() -> None:
     for handler in (Spins, Sleeps):
         with pytest.raises(HandlerFault, match=r"^hangs: on_mail_from"):
             check_handler(handler, "EHLO c.test", "MAIL FROM:<>", options=QUICK)
+
+
+def test_a_hook_that_reads_on_behind_the_end_is_interrupted() -> None:
+    with pytest.raises(HandlerFault, match=r"^hangs: on_data goes round in circles"):
+        check_handler(ForEver, *TRANSACTION, b"no blank line\r\n.\r\n")
+
+
+def test_what_is_allowed_is_no_fault() -> None:
+    said = (*TRANSACTION, b"more than ten octets\r\n.\r\n")
+    with pytest.raises(HandlerFault, match=r"^unread: "):
+        check_handler(Unread, *said)
+    check_handler(Unread, *said, allow=["unread"])
 
 
 def test_a_hook_that_leaves_its_reader_behind_has_not_read() -> None:
@@ -710,6 +737,10 @@ class Wrong:
     def on_vrfy(self, argument, session):
         assert False
 
+class Hopeless:
+    def on_helo(self, *_):
+        assert False
+
 nothing = object()
 """
 
@@ -730,6 +761,15 @@ def test_the_command_says_that_nothing_was_found(
     assert capsys.readouterr() == ("", "no faults found\n")
 
 
+def test_the_command_finds_with_one_session_what_fails_in_every_one(
+    in_folder: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_folder("Hopeless", "--examples", "1") == 1
+    found = capsys.readouterr()
+    assert found.err == "raises: on_helo raised AssertionError\n1 fault found\n"
+    assert "\ndef test_on_helo_raises() -> None:\n    check_handler(\n        Hopeless,\n" in found.out
+
+
 def test_the_command_writes_a_line_for_people_and_a_test_for_each_fault(
     in_folder: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -741,6 +781,8 @@ def test_the_command_writes_a_line_for_people_and_a_test_for_each_fault(
         "raises: on_mail_from raised AssertionError",
         "raises: on_vrfy raised AssertionError",
     ]
+    assert "\n\n\ndef " in found.out
+    assert "\n\n\n\n" not in found.out, "two blank lines between tests"
     (tmp_path / "test_found.py").write_text(found.out)
     done = pytest_in(tmp_path, "test_found.py")
     assert done.returncode == 1

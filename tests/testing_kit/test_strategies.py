@@ -148,6 +148,11 @@ def test_one_line_of_a_nearly_valid_session_is_spoilt(change: Callable[[bytes], 
     assert kit._nearly(session, 1 + 4, change) == session, "STARTTLS stays the last of its segment"
 
 
+def test_octets_are_cut_at_each_place_once_and_not_behind_their_end() -> None:
+    assert kit.cut(b"abcdef", [9, 2, 4, 7]) == [b"ab", b"cd", b"ef"]
+    assert kit.cut(b"", [3]) == []
+
+
 def test_an_lmtp_session_begins_with_lhlo() -> None:
     assert kit.in_lmtp([[kit.EHLO, b"NOOP\r\n"], [b"EHLO\r\n"]]) == [[kit.LHLO, b"NOOP\r\n"], [b"EHLO\r\n"]]
 
