@@ -230,7 +230,8 @@ def _show_not_told(console: Console, results: list[Result]) -> None:
     if reasons:
         console.print("Not told from outside; the in-process runner asks these:")
     for reason, ids in reasons.items():
-        console.print(Text(f"  {reason}: {', '.join(ids)}"))
+        # Whoever searches a file does so by lines: they are folded for a terminal only.
+        console.print(Text(f"  {reason}: {', '.join(ids)}"), soft_wrap=not sys.stdout.isatty())
     console.print()
 
 

@@ -106,7 +106,8 @@ def resolved(text: str, *, own: bool = False) -> Place:
         raise NotYours(f"{host} has no address") from error
     foreign = [str(address[0]) for *_, address in found if not _is_loopback(str(address[0]))]
     if foreign and not own:
-        raise NotYours(f"{host} is {foreign[0]}, which is not this machine")
+        which = "" if foreign[0] == host else f" {foreign[0]}, which is"
+        raise NotYours(f"{host} is{which} not this machine")
     family, _, _, _, address = found[0]
     return Place(host, family, address)
 

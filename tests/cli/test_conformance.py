@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import socket
+import subprocess
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from cli.serving import COMMAND, ENVIRONMENT, PATIENCE
 from smtpproto_cli import main
+from smtpproto_conformance import NotYours, resolved
 from smtpproto_kit import Running, running
 
 if TYPE_CHECKING:
@@ -46,6 +52,39 @@ def test_the_table_names_row_section_and_level(server: Running, capsys: pytest.C
     assert "1 pass, 0 fail, 0 differs, 1 not told" in out
 
 
+NOT_TOLD: Final = "C002, C004, C094, C127, C128, C164, C166, C184, C220, C230, C310, C311"  # for one reason
+
+
+def ask_not_told(server: Running, stdout: int) -> bytes:
+    """What it writes, if that is a pipe."""
+    return subprocess.run(
+        [*COMMAND, "conformance", f"127.0.0.1:{server.port}", "--only", NOT_TOLD.replace(" ", "")],
+        env={**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "60"},
+        stdout=stdout,
+        timeout=PATIENCE,
+        check=True,
+    ).stdout
+
+
+def test_a_reason_and_its_rows_are_one_line_in_a_pipe(server: Running) -> None:
+    lines = ask_not_told(server, subprocess.PIPE).decode().splitlines()
+    assert f"  needs the server configured for it: {NOT_TOLD}" in lines
+
+
+def test_a_reason_and_its_rows_are_folded_for_a_terminal(server: Running) -> None:
+    ours, theirs = pty.openpty()
+    ask_not_told(server, theirs)
+    os.close(theirs)
+    screen = b""
+    with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+        while octets := os.read(ours, 4096):
+            screen += octets
+    os.close(ours)
+    lines = screen.decode().splitlines()
+    assert NOT_TOLD in " ".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= 60
+
+
 def test_json_and_junit_say_the_same_and_no_password(
     server: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -65,6 +104,17 @@ def test_json_and_junit_say_the_same_and_no_password(
 @pytest.mark.parametrize("place", ["192.0.2.1:25", "[2001:db8::1]:25", "0.0.0.0:25"])
 def test_another_machine_is_refused(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--i-own-this-server" in complaint(capsys, place)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_named_once_when_it_is_refused(host: str) -> None:
+    with pytest.raises(NotYours, match=f"^{re.escape(host)} is not this machine$"):
+        resolved(f"[{host}]:25")
+
+
+def test_a_name_is_refused_with_the_address_that_it_has() -> None:
+    with pytest.raises(NotYours, match=r"^0 is 0\.0\.0\.0, which is not this machine$"):
+        resolved("0:25")
 
 
 @pytest.mark.parametrize(
