@@ -723,6 +723,14 @@ def test_the_page_names_all_faults() -> None:
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(FAULTS)
 
 
+def test_the_page_names_all_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    options = set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    page = (DOCS / "fuzzing.md").read_text("utf-8")
+    assert set(re.findall(r"`(--\w+)", page.partition("| of the command |")[2])) == options
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 MODULE: Final = """
