@@ -44,14 +44,6 @@ if TYPE_CHECKING:
     Facts = tuple[str, dict[str, Any], dict[str, Any], list[Any]]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Play so many examples of each search, other ones each time."
-    )
-    parser.add_argument("examples", type=int)
-    settings.register_profile("long", deadline=None, database=None, max_examples=parser.parse_args().examples)
-    settings.load_profile("long")
-
 # --- decisions ------------------------------------------------------------------------------------
 
 KINDS: Final[dict[type[Event], str]] = {
@@ -347,6 +339,11 @@ def test_a_core_that_differs_is_noticed() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description="Play so many examples of each search, other ones each time."
+    )
+    parser.add_argument("examples", type=int)
+    long = settings(deadline=None, database=None, max_examples=parser.parse_args().examples)
     for search in (
         test_the_core_does_what_the_specification_says,
         test_octets_behind_starttls_do_what_the_specification_says,
@@ -356,5 +353,5 @@ if __name__ == "__main__":
         test_no_octets_make_the_model_raise,
     ):
         began = time.monotonic()
-        search()
+        long(search)()
         sys.stdout.write(f"{search.__name__}: {time.monotonic() - began:.0f} s, nothing found\n")

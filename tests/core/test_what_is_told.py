@@ -241,8 +241,7 @@ def test_a_token_is_what_stands_behind_the_first_blank() -> None:
 
 @pytest.mark.parametrize("attribute", ["NAME=a=b", "ADDR=IPV6:192.0.2.1"])
 def test_an_attribute_of_xclient_that_is_none_is_refused(attribute: str) -> None:
-    replies = {"NAME=a=b": "501 5.5.4", "ADDR=IPV6:192.0.2.1": "501 5.5.4"}
-    assert play(f"XCLIENT {attribute}", use_xclient=True)[-1].startswith(replies[attribute])
+    assert play(f"XCLIENT {attribute}", use_xclient=True)[-1].startswith("501 5.5.4")
 
 
 def test_what_notify_says_leaves_orcpt_as_it_is() -> None:

@@ -125,8 +125,13 @@ def paths_are_there(paths: str) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def group_is_there(group: str) -> None:
-    assert group in tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+def project_has_these(told: str) -> None:
+    """All extras and groups that pip is told to install, and it is told of one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    extras, groups = re.findall(r"'\.\[(\w+)\]'", told), re.findall(r"--group (\w+)", told)
+    assert extras or groups
+    assert set(extras) <= project["project"]["optional-dependencies"].keys()
+    assert set(groups) <= project["dependency-groups"].keys()
 
 
 def module_takes_these_options(module: str, arguments: str) -> None:
@@ -153,18 +158,14 @@ SHELL: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
     (r"\.venv/bin/python (tests/\S+\.py)(.*)", program_takes_these_options),
     (r"\.venv/bin/python -m ([a-z.]+)(.*)", module_takes_these_options),
     (r"\.venv/bin/pytest (tests/.*)", paths_are_there),
-    (r"\.venv/bin/pip install --group (\w+)", group_is_there),
+    (r"\.venv/bin/pip install ([^&]*)", project_has_these),
 )
 
 
 def set_up_is_what_ci_does(block: Block) -> None:
     """Commands that install things are not run here; CI runs the very same."""
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    for extra in re.findall(r"'\.\[(\w+)\]'", block.text):
-        assert extra in project["project"]["optional-dependencies"]
-    for group in re.findall(r"--group (\w+)", block.text):
-        assert group in project["dependency-groups"]
+    project_has_these(block.text)
     match block.marker:
         case "run-command":
             assert block.text.endswith("&& .venv/bin/smtpproto serve\n")  # run with the terminals of its page
