@@ -6,7 +6,8 @@
 # pytest collects the tests once; each mutant is a fork of it, in which one function has got the
 # mutated code. No file is written, so the code under test is always the one imported.
 # A mutant counts as killed only if a test failed or took far too long. A survivor met every test
-# that calls its function; it stands in survivors.toml with its reason, or the run fails.
+# that calls its function; it stands in survivors.toml with its reason, or the run fails. So does
+# a mutant that could not be made: nobody knows whether it would have been noticed.
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "adapters")]
 from mutation.running_mutants import Verdict, Verdicts  # noqa: E402 - found by the path above
 from mutation.survivors import explained  # noqa: E402 - the same
 
+KILLED = (Verdict.KILLED, Verdict.TIMEOUT)
+
 # Left out: what searches by chance (never the same twice), what measures time or feeds very many
 # octets, and the table of smuggling, which is long. So the figure is that of the quick tests alone.
 LEFT_OUT = ("test_invariants", "test_machine", "test_model", "test_smuggling")
@@ -40,7 +43,7 @@ PYTEST = (
 
 
 def main() -> int:
-    """Run the mutants, say what came of them; 1 if a survivor is not explained."""
+    """Run the mutants, say what came of them; 1 if one that was not killed is not explained."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=main.__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="modules, such as _buffer")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
@@ -71,18 +74,18 @@ def main() -> int:
 
 
 def told(verdicts: dict[Any, Verdict], reasons: dict[tuple[str, str, str], str]) -> int:
-    """Print the figures and the survivors without a reason; 1 if there are any."""
+    """Print the figures and, without a reason, what was not killed; 1 if there is any."""
     counted = {kind: sum(verdict is kind for verdict in verdicts.values()) for kind in Verdict}
-    killed = counted[Verdict.KILLED] + counted[Verdict.TIMEOUT]
+    killed = sum(counted[kind] for kind in KILLED)
     print("mutants:", len(verdicts), *(f"{kind.value}: {count}" for kind, count in counted.items()))
     print(f"score: {100 * killed / max(1, len(verdicts)):.1f} %")
     bare = [
-        mutant for mutant, verdict in verdicts.items()
-        if verdict in {Verdict.SURVIVED, Verdict.NO_TESTS} and mutant.key not in reasons
+        f"{verdict.value}: {mutant}" for mutant, verdict in verdicts.items()
+        if verdict not in KILLED and mutant.key not in reasons
     ]  # fmt: skip
     for mutant in bare:
         print(mutant)
-    print("survivors without a reason:", len(bare))
+    print("not killed, without a reason:", len(bare))
     return int(bool(bare))
 
 

@@ -47,6 +47,19 @@ class Verdict(Enum):
     TIMEOUT = "timeout"
     SURVIVED = "survived"
     NO_TESTS = "no tests"
+    UNMADE = "unmade"
+    """It could not be put in place, so no test has met it."""
+
+
+# What a mutant's fork exits with, and the signal of its clock. Any other end is that of one noticed.
+UNNOTICED: Final = 0
+NOTICED: Final = 1
+UNMADE: Final = 2
+VERDICT_OF: Final = {
+    UNNOTICED: Verdict.SURVIVED,
+    UNMADE: Verdict.UNMADE,
+    -signal.SIGPROF: Verdict.TIMEOUT,
+}
 
 
 class Verdicts:
@@ -87,14 +100,12 @@ class Verdicts:
     def _wait(self, children: dict[int, Mutant]) -> None:
         child, status = os.wait()
         mutant = children.pop(child)
-        verdict = Verdict.SURVIVED if status == 0 else Verdict.KILLED
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
-            verdict = Verdict.TIMEOUT
+        verdict = VERDICT_OF.get(os.waitstatus_to_exitcode(status), Verdict.KILLED)
         self.verdicts[mutant] = verdict
         if len(self.verdicts) % 100 == 0:
             print(len(self.verdicts), Counter(each.value for each in self.verdicts.values()), flush=True)
-        if verdict is Verdict.SURVIVED:
-            print(mutant, flush=True)
+        if verdict in {Verdict.SURVIVED, Verdict.UNMADE}:
+            print(f"{verdict.value}: {mutant}", flush=True)
 
     def _run_unchanged(self, items: Iterable[pytest.Item]) -> None:
         for item in items:
@@ -144,7 +155,8 @@ def _passes(item: pytest.Item) -> bool:
 
 
 def _be(mutant: Mutant | None, tests: Sequence[pytest.Item], took: dict[pytest.Item, float]) -> None:
-    """Live and die as a mutant: status 1 if a test noticed, 0 if none did."""
+    """Live and die as a mutant; the status says whether a test noticed."""
+    status = UNMADE
     try:
         os.setpgid(0, 0)
         silence = os.open(os.devnull, os.O_RDWR)
@@ -154,10 +166,11 @@ def _be(mutant: Mutant | None, tests: Sequence[pytest.Item], took: dict[pytest.I
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         if mutant:
             mutate(mutant)
-        noticed = any(_fails(test, took[test]) for test in tests) or _fails_in_a_cut(tests, took)
-    except BaseException:  # noqa: BLE001 - a mutant that cannot even be made or run is noticed
-        os._exit(1)
-    os._exit(int(noticed))
+        status = NOTICED  # also if it cannot even be run
+        if not any(_fails(test, took[test]) for test in tests) and not _fails_in_a_cut(tests, took):
+            status = UNNOTICED
+    finally:
+        os._exit(status)
 
 
 def _fails(test: pytest.Item, took: float) -> bool:
