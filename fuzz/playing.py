@@ -139,7 +139,7 @@ CHOICES: Final[Mapping[type[Event], tuple[Any, ...]]] = {
     CommandReceived: (None, Accept(299), *NO),
 }
 BARE_NEWLINE: Final = 550  # the code of that refusal
-MOST_EVENTS: Final = 4  # that wait: timers, an abortion, the end
+MOST_EVENTS: Final = 5  # that wait: timers, an abortion, the end
 PICKS: Final = 16  # decisions that the input chooses; those behind them are the first choice
 
 # --- what is compared -------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ from smtpproto._grammar import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Address", "RecipientDsn", "read_mailbox", "read_path"]
+__all__ = [
+    "USUAL_MAIL", "USUAL_RCPT", "Address", "RecipientDsn", "read_mailbox", "read_path", "usual_address",
+]  # fmt: skip
 
 MAX_MAILBOX: Final = 254  # octets: a path of 256 (RFC 5321 §4.5.3.1.3) less its brackets
 
@@ -98,7 +100,15 @@ def read_path(
     if lenient:
         argument = BLANKS_BEFORE_COLON.sub(r"\1", argument)
     match = PATHS[keyword].match(argument)
-    address = match and _path(*match.groups())
+    address = None
+    if match is not None:
+        route, mailbox, local, domain, ipv6, special = match.groups()
+        if special is not None:
+            address = Address(special, special, "")
+        elif route is None and ipv6 is None and mailbox.isascii() and len(mailbox) <= MAX_MAILBOX:
+            address = Address(mailbox, local, domain)  # as nearly all are
+        elif route is None or all(map(is_domain, route.split(",@"))):
+            address = _mailbox(mailbox, local, domain, ipv6)
     if address is None and lenient:
         match = LENIENT_PATHS[keyword].match(argument)
         address = match and _lenient_mailbox(*match.groups())
@@ -147,17 +157,24 @@ LENIENT_PATHS: Final[Mapping[str, re.Pattern[str]]] = {
 }
 
 
+# The usual thing, octets of a whole line: no parameters, nothing quoted, all in ASCII. What these
+# match `read_path` reads likewise, and most of its questions need not be asked.
+_ATEXT: Final = r"[!#-'*+\-/0-9=?A-Z^-~]++"
+_SUB_DOMAIN: Final = rf"(?!-)[A-Za-z0-9-]{{1,{MAX_LABEL}}}+(?<!-)"
+_MAILBOX: Final = rf"{_ATEXT}(?:\.{_ATEXT})*@{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*"
+_USUAL: Final = rf"<(?=[^>]{{1,{MAX_MAILBOX}}}>)({_MAILBOX})>\r\n"
+USUAL_MAIL: Final = re.compile(f"MAIL FROM:{_USUAL}".encode())
+USUAL_RCPT: Final = re.compile(f"RCPT TO:{_USUAL}".encode())
+
+
+def usual_address(match: re.Match[bytes]) -> Address:
+    """The address that USUAL_MAIL or USUAL_RCPT has found."""
+    mailbox = match[1].decode()
+    local, _, domain = mailbox.partition("@")
+    return Address(mailbox, local, domain)
+
+
 # --- what patterns cannot say -------------------------------------------------------------------
-
-
-def _path(  # noqa: PLR0917 - the groups of PATHS
-    route: str | None, mailbox: str, local: str, domain: str, ipv6: str | None, special: str | None
-) -> Address | None:
-    if special is not None:
-        return Address(special, special, "")
-    if route is not None and not all(map(is_domain, route.split(",@"))):
-        return None
-    return _mailbox(mailbox, local, domain, ipv6)
 
 
 def _mailbox(mailbox: str, local: str, domain: str, ipv6: str | None) -> Address | None:

@@ -44,7 +44,9 @@ class _Place(enum.Enum):
     """Behind the end of data."""
 
 
-_TEXT: Final = _Place.TEXT  # looked up in every feed, and an enum's member is slow to find in 3.11
+# Looked up in every feed, and an enum's members are slow to find in CPython 3.11.
+_TEXT: Final = _Place.TEXT
+_LINE_START: Final = _Place.LINE_START
 
 
 class _Boundary(NamedTuple):
@@ -101,7 +103,8 @@ class DotReader:
 
     def feed(self, data: bytes) -> bytes:
         """Take in the next octets; return the content that they made certain."""
-        if self._place is _TEXT:
+        place = self._place
+        if place is _TEXT or (place is _LINE_START and data[:1] not in b"."):
             return self._read(data, 0)
         return self._resume(data)
 

@@ -79,14 +79,18 @@ class LineBuffer:
         # A line whose CRLF has not come: its octets, found clean so far, or what is left to drop.
         self._begun: bytearray | _Dropping | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take in octets from the peer; nothing is looked at yet."""
-        if self._at == len(self._chunk):
+    def feed(self, data: bytes, most: int | None = None) -> bool:
+        """Take in octets from the peer, unless `most` are held already; nothing is looked at yet."""
+        used_up = self._at == len(self._chunk) and self._later is None
+        if not (used_up and self._begun is None) and most is not None and len(self) >= most:
+            return False
+        if used_up:
             self._chunk, self._at = data, 0
         elif self._later is None:
             self._later = bytearray(data)
         else:
             self._later += data
+        return True
 
     def next_line(self) -> str | LineFault | None:
         """The next complete line without its CRLF, a fault, or None: more input is needed.
@@ -97,7 +101,11 @@ class LineBuffer:
         if self._begun is None:
             chunk, at = self._chunk, self._at
             end = chunk.find(CRLF, at)
-            if at <= end <= at + self._short:
+            if end < 0:
+                if at == len(chunk) and self._later is None:
+                    self._chunk, self._at = b"", 0
+                    return None
+            elif end - at <= self._short:
                 try:
                     line = chunk[at:end].decode()
                 except UnicodeDecodeError:
@@ -107,6 +115,20 @@ class LineBuffer:
                     return line
         return self._careful_line()
 
+    def next_match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """Take the next line if `pattern`, which ends with CRLF, matches it; else nothing is taken.
+
+        Only for a pattern of lines that `next_line` would hand out too.
+        """
+        at = self._at
+        if at == len(self._chunk) or self._begun is not None:
+            return None
+        match = pattern.match(self._chunk, at)
+        if match is None or match.end() - at > self._short + 2:
+            return None
+        self._at = match.end()
+        return match
+
     @property
     def line_pending(self) -> bool:
         """`next_line` has seen the beginning of a line, or is dropping one, and its CRLF has not come."""
@@ -114,6 +136,8 @@ class LineBuffer:
 
     def __len__(self) -> int:
         """The octets held that nobody has consumed."""
+        if self._begun is None and self._later is None:
+            return len(self._chunk) - self._at
         begun = len(self._begun) if isinstance(self._begun, bytearray) else 0
         return begun + len(self._chunk) - self._at + len(self._later or b"")
 
@@ -123,11 +147,16 @@ class LineBuffer:
         Who may soon `unread` the greater part should ask for little at a time: a copy of the whole
         chunk for each short body would make the work quadratic in the chunk.
         """
-        self._put_back_begun()
-        self._refill()
-        taken = self._chunk[self._at : self._at + most]
-        self._at += len(taken)
-        return taken
+        if self._begun is not None:
+            self._put_back_begun()
+        chunk, at = self._chunk, self._at
+        if at == len(chunk):
+            if self._later is None:
+                return b""
+            self._refill()
+            chunk, at = self._chunk, 0
+        self._at = end = min(at + most, len(chunk))
+        return chunk[at:end]
 
     def take_all(self) -> bytes:
         """All octets that are held; the buffer is empty then."""

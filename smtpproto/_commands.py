@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from smtpproto import _catalogue as say
-from smtpproto._address import read_path
+from smtpproto._address import USUAL_MAIL, USUAL_RCPT, read_path, usual_address
 from smtpproto._buffer import LineFault
 from smtpproto._decisions import Accept, Reject, decided_reply
 from smtpproto._events import (
@@ -35,14 +37,29 @@ from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from smtpproto._address import Address
     from smtpproto._core import Core
     from smtpproto._login import Exchange
 
+    Usual = tuple[re.Pattern[bytes], Callable[[Core, Address, str], None]]
+
 __all__ = [
-    "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
-    "rcpt_decided", "read_command", "verify_decided",
+    "USUAL",
+    "command_decided",
+    "expand_decided",
+    "hello_decided",
+    "help_decided",
+    "mail_decided",
+    "rcpt_decided",
+    "read_command",
+    "recipient_accepted",
+    "sender_accepted",
+    "verbs_without",
+    "verify_decided",
 ]  # fmt: skip
 
+# What the usual commands need: an enum's members are slow to find in CPython 3.11.
+GREETED, MAIL, RCPT = State.GREETED, Step.MAIL, Step.RCPT
 MAX_HELLO_TEXT: Final = MAX_REPLY_LINE - len("250-\r\n")  # octets
 HELLO_NAME: Final = re.compile(r"[!-~]{1,255}")
 # A request line of HTTP/1 or the preface of HTTP/2: a browser was made to talk to us.
@@ -71,15 +88,32 @@ RULES: Final[Mapping[tuple[bool, bool], ParameterRules]] = {
 
 def read_command(core: Core) -> bool:
     """Take one line, if there is one, and answer it; False when more input is needed."""
+    usual = core.usual.get(core.state)
+    if usual is not None and (match := core.buffer.next_match(usual[0])) is not None:
+        core.flush = False
+        usual[1](core, usual_address(match), "")
+        return True
     line = core.buffer.next_line()
     if line is None:
         return False
     if isinstance(line, LineFault):
         _answer_fault(core, line)
-    elif core.exchange is None:
-        run_command(core, line.rstrip(" \t"))
-    else:
+        return True
+    if core.exchange is not None:
         _run_auth_line(core, core.exchange, line.rstrip(" \t"))
+        return True
+    core.flush = False
+    text = line.rstrip(" \t")
+    verb, _, argument = text.partition(" ")
+    command = core.verbs.get(verb)
+    if command is None and verb.isascii():  # letters outside ASCII have no upper case here
+        verb = verb.upper()
+        command = core.verbs.get(verb)
+    if command is None:
+        _not_a_command(core, verb, argument, text)
+    elif not (core.guarded or core.state is GREETED) or _may_pass(core, command):
+        command.run(core, argument)
+        core.flush = command.ends_group
     return True
 
 
@@ -101,27 +135,19 @@ def _answer_fault(core: Core, fault: LineFault) -> None:
         login_failed(core, FAULTS[fault])
 
 
-def run_command(core: Core, text: str) -> None:
-    """Pass a command line through the gates and answer it."""
-    core.flush = False
-    verb, _, argument = text.partition(" ")
-    command = VERBS.get(verb)
-    if command is None and verb.isascii():  # letters outside ASCII have no upper case here
-        verb = verb.upper()
-        command = VERBS.get(verb)
-    if command is None or verb in core.options.absent_commands:
-        _not_a_command(core, verb, argument, text)
-        return
+def _may_pass(core: Core, command: Command) -> bool:
+    """Whether the session has what the command needs; if not, that is the answer."""
     if command.counted and core.one_unauthenticated_too_many():
-        return
+        return False
     refusal = _gate(core, command)
     if refusal is None:
-        command.run(core, argument)
-    elif command.counted:
+        return True
+    if command.counted:
         core.say(refusal)
     else:
         refuse_auth(core, refusal)
     core.flush = command.ends_group
+    return False
 
 
 def _gate(core: Core, command: Command) -> Reply | None:
@@ -253,29 +279,42 @@ OFFERS: Final[tuple[Callable[[Core], str], ...]] = (
 
 def _mail(core: Core, argument: str) -> None:
     """MAIL FROM:<reverse-path> [parameters] (RFC 5321 §4.1.1.2)."""
-    options, session = core.options, core.session
-    path = read_path(argument, "FROM", lenient=options.lenient_addresses)
+    path = read_path(argument, "FROM", lenient=core.options.lenient_addresses)
     if path is None:
         core.say(say.BAD_SENDER)
         return
-    if Step.MAIL not in AFTER[core.state]:
+    if MAIL not in AFTER[core.state]:
         core.say(OUT_OF_ORDER[Step.MAIL][core.state])
         return
-    address, rest = path
-    envelope = Envelope()
+    _sender(core, *path)
+
+
+def _sender(core: Core, address: Address, rest: str) -> None:
+    session = core.session
+    if rest or not address.address.isascii():
+        envelope = Envelope()
+        refusal = _sender_refused(core, address, rest, envelope)
+        if refusal is not None:
+            core.say(refusal)
+            return
+        session.envelope = envelope
+    if core.connect_due:
+        core.announce_client()
+    core.ask(MailRequested(address, session))
+
+
+def _sender_refused(core: Core, address: Address, rest: str, envelope: Envelope) -> Reply | None:
+    """What is wrong with a sender's parameters, or with one outside ASCII; else `envelope` has them."""
+    options = core.options
     refusal = None
     if rest:
-        refusal = apply_mail_parameters(rest, address, envelope, rules=_rules(core), secure=session.secure)
+        secure = core.session.secure
+        refusal = apply_mail_parameters(rest, address, envelope, rules=_rules(core), secure=secure)
     if refusal is None and not address.address.isascii() and _utf8_missing(core, envelope):
         refusal = say.NEEDS_SMTPUTF8
     if refusal is None and options.size and (envelope.declared_size or 0) > options.size:
         refusal = say.too_large(options.size)
-    if refusal is not None:
-        core.say(refusal)
-        return
-    core.announce_client()
-    session.envelope = envelope
-    core.ask(MailRequested(address, session))
+    return refusal
 
 
 def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) -> None:
@@ -285,33 +324,41 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
         session.envelope = Envelope()
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=utf8))
         return
-    session.envelope.mail_from = event.address
-    core.move(Step.MAIL)
+    sender_accepted(core, event)
     core.say(decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8))
+
+
+def sender_accepted(core: Core, event: MailRequested) -> None:
+    core.session.envelope.mail_from = event.address
+    core.state = AFTER[core.state][MAIL]
 
 
 def _rcpt(core: Core, argument: str) -> None:
     """RCPT TO:<forward-path> [parameters] (RFC 5321 §4.1.1.3)."""
-    options, session = core.options, core.session
-    path = read_path(argument, "TO", lenient=options.lenient_addresses)
+    path = read_path(argument, "TO", lenient=core.options.lenient_addresses)
     if path is None:
         core.say(say.BAD_RECIPIENT)
         return
-    if Step.RCPT not in AFTER[core.state]:
+    if RCPT not in AFTER[core.state]:
         core.say(OUT_OF_ORDER[Step.RCPT][core.state])
         return
-    envelope = session.envelope
-    if options.max_recipients is not None and len(envelope.rcpt_to) >= options.max_recipients:
+    _recipient(core, *path)
+
+
+def _recipient(core: Core, address: Address, rest: str) -> None:
+    envelope = core.session.envelope
+    most = core.options.max_recipients
+    if most is not None and len(envelope.rcpt_to) >= most:
         core.say(say.TOO_MANY_RECIPIENTS)
         return
-    address, rest = path
-    refusal = apply_rcpt_parameters(rest, address, envelope, rules=_rules(core)) if rest else None
-    if refusal is None and not address.address.isascii() and _utf8_missing(core, envelope):
-        refusal = say.NEEDS_SMTPUTF8
-    if refusal is not None:
-        core.say(refusal)
-        return
-    core.ask(RcptRequested(address, session))
+    if rest or not address.address.isascii():
+        refusal = apply_rcpt_parameters(rest, address, envelope, rules=_rules(core)) if rest else None
+        if refusal is None and not address.address.isascii() and _utf8_missing(core, envelope):
+            refusal = say.NEEDS_SMTPUTF8
+        if refusal is not None:
+            core.say(refusal)
+            return
+    core.ask(RcptRequested(address, core.session))
 
 
 def rcpt_decided(core: Core, event: RcptRequested, decision: Accept | Reject) -> None:
@@ -319,9 +366,13 @@ def rcpt_decided(core: Core, event: RcptRequested, decision: Accept | Reject) ->
     if isinstance(decision, Reject):
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=envelope.smtp_utf8))
         return
-    envelope.rcpt_to.append(event.address)
-    core.move(Step.RCPT)
+    recipient_accepted(core, event)
     core.say(decided_reply(decision, say.RECIPIENT_OK, utf8=envelope.smtp_utf8))
+
+
+def recipient_accepted(core: Core, event: RcptRequested) -> None:
+    core.session.envelope.rcpt_to.append(event.address)
+    core.state = AFTER[core.state][RCPT]
 
 
 def _rules(core: Core) -> ParameterRules:
@@ -425,7 +476,8 @@ def _starttls(core: Core, argument: str) -> None:
         core.ask(NeedsStartTLS())
 
 
-class Command(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Command:
     """A verb: what runs, what it needs, and how it counts."""
 
     run: Callable[[Core, str], None]
@@ -458,10 +510,24 @@ VERBS: Final[Mapping[str, Command]] = {
     "XCLIENT": Command(xclient, ends_group=True),
     "XFORWARD": Command(xforward),
     "EXPN": Command(_expn, counted=False, ends_group=True),
-    "TURN": UNIMPLEMENTED._replace(ends_group=True),
+    "TURN": replace(UNIMPLEMENTED, ends_group=True),
     "ETRN": UNIMPLEMENTED,
     "SEND": UNIMPLEMENTED,
     "SOML": UNIMPLEMENTED,
     "SAML": UNIMPLEMENTED,
     "BDAT": UNIMPLEMENTED,
 }
+
+
+# In these states the usual line, if nothing is asked of the session before, needs no more than this.
+USUAL: Final[Mapping[State, Usual]] = {
+    State.READY: (USUAL_MAIL, _sender),
+    State.MAIL: (USUAL_RCPT, _recipient),
+    State.RCPT: (USUAL_RCPT, _recipient),
+}
+
+
+@lru_cache(maxsize=64)
+def verbs_without(absent: frozenset[str]) -> Mapping[str, Command]:
+    """The commands of a server that does not have some of them; the same table for all its connections."""
+    return {verb: command for verb, command in VERBS.items() if verb not in absent}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from smtpproto import _catalogue as say
 from smtpproto._commands import (
+    USUAL,
     command_decided,
     expand_decided,
     hello_decided,
@@ -17,10 +18,13 @@ from smtpproto._commands import (
     mail_decided,
     rcpt_decided,
     read_command,
+    recipient_accepted,
+    sender_accepted,
+    verbs_without,
     verify_decided,
 )
 from smtpproto._core import Core, Signal
-from smtpproto._decisions import Accept, Challenge, Decision, Reject, decided_reply
+from smtpproto._decisions import ACCEPT, Accept, Challenge, Decision, Reject, decided_reply
 from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError
 from smtpproto._events import (
     AuthRequested,
@@ -61,6 +65,9 @@ __all__ = ["OPTIONAL_QUESTIONS", "Connection"]
 
 # Replies that may pile up before they should be sent, when a peer sends many commands at once.
 MANY_REPLIES: Final = 64
+# An enum's members are slow to find in CPython 3.11.
+NEED_DATA, PAUSED, SEND, CLOSED = Signal.NEED_DATA, Signal.PAUSED, Signal.SEND, Signal.CLOSED
+AT_END: Final = State.CLOSED
 MIN_ENTROPY: Final = 16  # octets: a challenge has 128 bits
 
 OPTIONAL_QUESTIONS: Final[frozenset[type[Event]]] = frozenset({
@@ -114,7 +121,14 @@ class Connection:
         )
         session.secure = options.secured
         self._core: Core = Core(
-            options, session, asks=asks, tls_available=tls_available, entropy=entropy, started=started
+            options,
+            session,
+            asks=asks,
+            tls_available=tls_available,
+            entropy=entropy,
+            started=started,
+            verbs=verbs_without(options.absent_commands),
+            usual={} if options.absent_commands & {"MAIL", "RCPT"} else USUAL,
         )
         _begin(self._core)
 
@@ -166,21 +180,17 @@ class Connection:
         events wait does (LocalProtocolError): memory would have no bound.
         """
         core = self._core
-        if core.state is State.CLOSED or not data:
+        state = core.state
+        if state is AT_END or not data:
             return
         if core.eof:
             raise LocalProtocolError("receive_data after receive_eof: the input has ended")
-        if len(core.buffer) >= core.high_water:
+        if state in _SPEECHLESS:
+            _spoke(core)
+        elif not core.buffer.feed(data, core.high_water):
             raise LocalProtocolError(
                 f"receive_data while {len(core.buffer)} octets wait: call next_event and decide first"
             )
-        if core.state is State.ARRIVED:
-            _too_soon(core)
-        elif core.state in IN_HANDSHAKE:
-            # These octets were to go to the TLS layer: plaintext in the place of a handshake.
-            core.close("plaintext in place of a TLS handshake")
-        else:
-            core.buffer.feed(data)
 
     def receive_eof(self) -> None:
         """The peer will send no more; it may still read. Go on with `next_event`."""
@@ -207,25 +217,19 @@ class Connection:
         events = core.events
         while not events:
             if core.question is not None:
-                return Signal.PAUSED
-            if core.draining and _may_close(core):
-                core.say_last(say.SHUTTING_DOWN, "shutdown")
+                return PAUSED
+            if core.ending and _end_is_due(core):
                 break
-            if core.overdue and core.state in _COMMAND_AWAITED:
-                _too_late(core)
-                break
-            if core.out and (core.flush or len(core.out) >= MANY_REPLIES) and len(core.buffer):
+            if (core.flush or len(core.out) >= MANY_REPLIES) and core.out and len(core.buffer):
                 core.flush = False
-                return Signal.SEND
+                return SEND
             step = _READERS.get(core.state)
             if step is None:
-                return Signal.CLOSED if core.state is State.CLOSED else Signal.NEED_DATA
-            if step(core):
-                continue
-            if core.eof:
+                return CLOSED if core.state is State.CLOSED else NEED_DATA
+            if not step(core):
+                if not core.eof:
+                    return NEED_DATA
                 core.close("eof")
-            else:
-                return Signal.NEED_DATA
         return events.pop(0)
 
     def decide(self, decision: Decision | Sequence[Accept | Reject] | None) -> None:
@@ -238,13 +242,16 @@ class Connection:
         event = core.question
         if event is None or core.events:
             raise DecisionError(f"{decision!r} answers nothing: no question is open")
+        if decision is ACCEPT and (usual := _USUAL.get(type(event))) is not None:
+            core.question = None
+            usual[0](core, event)
+            core.out.append(usual[1][core.coded])
+            return
         answer = _ANSWERS.get(type(event))
         if answer is None:
             raise DecisionError(f"{decision!r} does not answer {event!r}: call tls_established")
-        if type(decision) not in event.takes:
+        if decision is not ACCEPT or Accept not in event.takes:
             _check_decision(event, decision)
-        if isinstance(decision, Accept) and decision.code is not None:
-            _check_code(event, decision)
         core.question = None
         try:
             answer(core, event, decision)
@@ -277,7 +284,7 @@ class Connection:
         """
         core = self._core
         if kind == "session_timeout":
-            core.overdue = True
+            core.overdue = core.ending = True
             return
         states = _RUNS_IN.get(kind)
         if states is None:
@@ -316,7 +323,7 @@ class Connection:
         elif now:
             core.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
         else:
-            core.draining = True
+            core.draining = core.ending = True
             core.may_finish = core.state in _TRANSACTION
 
 
@@ -328,6 +335,7 @@ def _begin(core: Core) -> None:
     core.start_timer("session_timeout", options.session_timeout)
     core.start_timer("socket_timeout", options.socket_timeout)
     core.start_timer("command_timeout", options.command_timeout)
+    core.start_timer("data_timeout", options.data_timeout)
     if core.peer in options.proxy_peers:
         core.state = BEGIN[Step.START_PROXY]
         core.proxy = ProxyReader()
@@ -389,6 +397,15 @@ def _turn_away(core: Core) -> None:
 def _too_soon(core: Core) -> None:
     """RFC 5321 §4.3.1: the client waits for the greeting; one that does not is a robot."""
     core.say_last(say.too_soon(core.options.host), "the client talked before the greeting")
+
+
+def _spoke(core: Core) -> None:
+    """The client spoke where it may not."""
+    if core.state is State.ARRIVED:
+        _too_soon(core)
+    else:
+        # These octets were to go to the TLS layer: plaintext in the place of a handshake.
+        core.close("plaintext in place of a TLS handshake")
 
 
 def _secured(core: Core, details: TlsDetails) -> None:
@@ -482,6 +499,12 @@ _ANSWERS: Final[Mapping[type[Event], Callable[[Core, Any, Any], None]]] = {
     CommandReceived: command_decided,
 }
 
+# What nearly every decision is: the plain yes to a mailbox. Its effect, and its reply in both spellings.
+_USUAL: Final[Mapping[type[Event], tuple[Callable[[Core, Any], None], tuple[bytes, bytes]]]] = {
+    MailRequested: (sender_accepted, say.SENDER_OK.spellings),
+    RcptRequested: (recipient_accepted, say.RECIPIENT_OK.spellings),
+}
+
 # Codes that Accept may carry besides 250.
 _CODES: Final[Mapping[type[Event], frozenset[int]]] = {
     RcptRequested: frozenset({250, 251}),
@@ -492,10 +515,22 @@ _CODES: Final[Mapping[type[Event], frozenset[int]]] = {
 }
 _USUAL_CODE: Final = frozenset({250})
 
+_SPEECHLESS: Final = IN_HANDSHAKE | {State.ARRIVED}
 _SILENT: Final = IN_HANDSHAKE | {State.PROXY}
 _NO_LINES: Final = _SILENT | {State.ARRIVED, State.UPGRADED, State.DATA, State.CLOSED}
 _COMMAND_AWAITED: Final = COMMANDS | {State.AUTH}
 _TRANSACTION: Final = IN_TRANSACTION | {State.DATA}
+
+
+def _end_is_due(core: Core) -> bool:
+    """Whether a shutdown, or the end of the session's time, has waited long enough; then end here."""
+    if core.draining and _may_close(core):
+        core.say_last(say.SHUTTING_DOWN, "shutdown")
+    elif core.overdue and core.state in _COMMAND_AWAITED:
+        _too_late(core)
+    else:
+        return False
+    return True
 
 
 def _may_close(core: Core) -> bool:
@@ -553,6 +588,8 @@ def _check_decision(event: Event, decision: object) -> None:
         return
     kinds = tuple(kind for kind in event.takes if kind is not None)
     if isinstance(decision, kinds):
+        if isinstance(decision, Accept) and decision.code is not None:
+            _check_code(event, decision)
         return
     if isinstance(event, DataFinished) and isinstance(decision, list | tuple):
         items = cast("Sequence[object]", decision)

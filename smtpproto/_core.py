@@ -22,8 +22,10 @@ from smtpproto._session import Envelope
 from smtpproto._state import AFTER, BEGIN, IN_TRANSACTION, State, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
+    from smtpproto._commands import Command, Usual
     from smtpproto._events import AbortReason, Event, TimerKind
     from smtpproto._login import Exchange
     from smtpproto._message import IncomingMessage
@@ -36,6 +38,8 @@ __all__ = ["Core", "Signal"]
 
 # Octets that may wait behind an open question, beyond one line, before reading should pause.
 HIGH_WATER: Final = 64 * 1024
+_NO_VERBS: Final[Mapping[str, Command]] = {}
+_NOTHING_USUAL: Final[Mapping[State, Usual]] = {}
 
 
 @unique
@@ -59,10 +63,11 @@ class Core:
     """What one connection knows."""
 
     __slots__ = (
-        "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events", "exchange",
-        "exchanges", "failed_logins", "flush", "high_water", "implicit_tls", "may_finish", "options",
-        "out", "overdue", "peer", "proxy", "question", "refused", "session", "started", "state",
-        "tls_available", "transfer", "unauthenticated", "unknown", "xclient_done",
+        "asks", "buffer", "coded", "connect_due", "draining", "ending", "entropy", "eof", "events",
+        "exchange", "exchanges", "failed_logins", "flush", "guarded", "high_water", "implicit_tls",
+        "may_finish", "options", "out", "overdue", "peer", "proxy", "question", "refused", "session",
+        "started", "state", "tls_available", "transfer", "unauthenticated", "unknown", "usual",
+        "verbs", "xclient_done",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +79,8 @@ class Core:
         tls_available: bool,
         entropy: bytes,
         started: int,
+        verbs: Mapping[str, Command] = _NO_VERBS,
+        usual: Mapping[State, Usual] = _NOTHING_USUAL,
     ) -> None:
         self.options: Options = options
         self.session: Session = session
@@ -81,7 +88,10 @@ class Core:
         self.tls_available: bool = tls_available
         self.entropy: bytes = entropy
         self.started: int = started
+        self.verbs: Mapping[str, Command] = verbs
         self.coded: bool = options.coded
+        self.guarded: bool = options.needs_upgrade or options.login_required
+        self.usual: Mapping[State, Usual] = _NOTHING_USUAL if self.guarded else usual
         self.implicit_tls: bool = options.secure and not options.secured
         self.high_water: int = HIGH_WATER + max(options.max_line_length, options.max_auth_line_length)
         self.peer: str = session.remote_address
@@ -93,6 +103,7 @@ class Core:
         self.question: Event | None = None
         self.flush: bool = False
         self.eof: bool = False
+        self.ending: bool = False  # draining or overdue
         self.draining: bool = False
         self.may_finish: bool = False  # draining, but not before the end of the transaction
         self.overdue: bool = False
@@ -115,7 +126,7 @@ class Core:
         """Queue a reply."""
         if reply.code >= 400:  # noqa: PLR2004 - RFC 5321 §4.2.1: 4yz and 5yz are the failures
             self.session.error = reply.text(coded=self.coded).replace("\r\n", "\n")
-        self.out.append(reply.encode(coded=self.coded))
+        self.out.append(reply.spellings[self.coded])
 
     def conclude(self, reply: Reply) -> None:
         """Queue the reply an application chose; its 421 is a last word everywhere."""

@@ -177,6 +177,8 @@ class NeedsStartTLS(Event):
 class TimerChanged(Event):
     """A time limit starts, or ends (`seconds` None). Call `timeout(kind)` when it runs out.
 
+    Those that run in parts of a session only are told once, at its beginning.
+
     =====================  ===================================================================
     kind                   what is measured
     =====================  ===================================================================
@@ -185,7 +187,8 @@ class TimerChanged(Event):
     greeting_timeout       from the event on, hooks excluded
     socket_timeout         each wait for the client, or for it to take our replies
     command_timeout        while `line_pending` is true and the client is awaited
-    data_timeout           waits for the client, summed up from the event on
+    data_timeout           waits for the client while `in_message` is true, summed up for
+                           each message
     session_timeout        from the event on, once; the core acts where a command is awaited
     =====================  ===================================================================
 

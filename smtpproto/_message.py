@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from smtpproto import _catalogue as say
 from smtpproto._body import DotReader
-from smtpproto._decisions import Accept, Reject, decided_reply
+from smtpproto._decisions import ACCEPT, Accept, Reject, decided_reply
 from smtpproto._errors import DecisionError
 from smtpproto._events import DataAborted, DataChunk, DataFinished, DataRequested, DataStarted
 from smtpproto._state import AFTER, OUT_OF_ORDER, Step
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IncomingMessage", "data", "data_decided", "message_decided", "read_message"]
 
+# What every message needs: an enum's members are slow to find in CPython 3.11.
+DATA, END_OF_DATA = Step.DATA, Step.END_OF_DATA
+SEND_DATA: Final = say.SEND_DATA.encode(coded=False)
 BARE_NEWLINES: Final = Reject(550, "5.6.0", say.BARE_NEWLINES.lines)
 
 FIRST_PIECE: Final = 4096  # octets of a message that are looked at before any others
@@ -70,11 +73,9 @@ class IncomingMessage:
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.byte_length} octets{'' if self.complete else ' so far'}>"
 
-    def clip(self, content: bytes) -> bytes:
+    def clip(self, content: bytes, limit: int) -> bytes:
         """What of `content` is within the limit; octets beyond it are only counted."""
-        if self.limit is None:
-            return content
-        room = self.limit - self.delivered
+        room = limit - self.delivered
         self.delivered += len(content)
         return content if len(content) <= room else content[: max(room, 0)]
 
@@ -83,7 +84,7 @@ def data(core: Core, argument: str) -> None:
     """DATA (RFC 5321 §4.1.1.4)."""
     if argument:
         core.say(say.DATA_SYNTAX)
-    elif Step.DATA not in AFTER[core.state]:
+    elif DATA not in AFTER[core.state]:
         core.say(OUT_OF_ORDER[Step.DATA][core.state])
     elif DataRequested in core.asks:
         core.ask(DataRequested(core.session))
@@ -100,34 +101,38 @@ def data_decided(core: Core, _event: DataRequested, decision: Accept | Reject) -
 
 def _start(core: Core) -> None:
     options = core.options
-    core.say(say.SEND_DATA)
-    core.move(Step.DATA)
-    core.transfer = IncomingMessage(
+    core.out.append(SEND_DATA)
+    core.state = AFTER[core.state][DATA]
+    transfer = core.transfer = IncomingMessage(
         size=options.size,
         enforce=options.enforce_size,
         reject_bare_newlines=options.bare_newlines == "reject",
     )
-    core.tell(DataStarted(core.session, core.transfer))
-    core.start_timer("data_timeout", options.data_timeout)
+    core.events.append(DataStarted(core.session, transfer))
 
 
 def read_message(core: Core) -> bool:
     """Take what has come in; False when there was nothing."""
     transfer = core.transfer
     # Little at first: what lies behind a short message in the same feed goes back into the buffer.
-    if transfer is None or not (octets := core.buffer.take(max(FIRST_PIECE, transfer.byte_length))):
+    if transfer is None or not (octets := core.buffer.take(max(FIRST_PIECE, transfer.reader.byte_length))):
         return False
     reader = transfer.reader
-    content = transfer.clip(reader.feed(octets))
+    content = reader.feed(octets)
+    if transfer.limit is not None:
+        content = transfer.clip(content, transfer.limit)
     if content:
         core.events.append(DataChunk(content))
     if reader.doomed and not transfer.doomed:
         transfer.doomed = True
         core.tell(DataAborted("bare_newline"))
     if reader.finished:
-        core.buffer.unread(reader.rest)
-        core.stop_timer("data_timeout", core.options.data_timeout)
-        core.ask(DataFinished(reader.byte_length, transfer.size_exceeded, transfer.refusal))
+        if reader.rest:
+            core.buffer.unread(reader.rest)
+        if transfer.size is None and not transfer.doomed:
+            core.ask(DataFinished(reader.byte_length, size_exceeded=False, refusal=None))
+        else:
+            core.ask(DataFinished(reader.byte_length, transfer.size_exceeded, transfer.refusal))
     return True
 
 
@@ -135,16 +140,18 @@ def message_decided(
     core: Core, event: DataFinished, decision: Accept | Reject | Sequence[Accept | Reject]
 ) -> None:
     """Answer the message: once in SMTP, once for each accepted recipient in LMTP (RFC 2033 §4.2)."""
-    replies = _replies(core, event, decision)
-    session = core.session
+    usual = decision is ACCEPT and event.refusal is None and not core.options.lmtp
+    replies = () if usual else _replies(core, event, decision)
     core.transfer = None
     core.flush = False  # its reply may go with those of the commands behind it
-    core.move(Step.END_OF_DATA)
+    core.state = AFTER[core.state][END_OF_DATA]
+    if usual:
+        core.out.append(say.QUEUED.spellings[core.coded])
     for reply in replies:
         core.conclude(reply)
         if reply.code == 421:  # noqa: PLR2004 - the last word is said once
             break
-    session.transaction += 1
+    core.session.transaction += 1
     core.unknown = 0
     core.reset_transaction()
 

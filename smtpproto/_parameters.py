@@ -185,7 +185,7 @@ def _ret(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     ret = RETURNS.get(_word(value))
     if ret is None:
         return BAD_RET
-    envelope.dsn.ret = ret
+    envelope.dsn = envelope.dsn._replace(ret=ret)
     return None
 
 
@@ -194,7 +194,8 @@ def _envid(value: Value, address: Address, envelope: Envelope) -> Reply | None:
     envid = decode_xtext(value) if value is not True and len(value) <= MAX_ENVID else None
     if envid is None or not (envid.isascii() and envid.isprintable()):
         return BAD_ENVID
-    envelope.dsn.envid = address.args["ENVID"] = envid
+    address.args["ENVID"] = envid
+    envelope.dsn = envelope.dsn._replace(envid=envid)
     return None
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ _ENTRY_TYPES: Final = (str, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
+@lru_cache(maxsize=1024)  # the server's own, and those of clients that come again
 def canonical_address(text: str) -> str:
     """The one spelling of an IP address: compressed, lower-case, IPv4-mapped IPv6 as IPv4.
 
@@ -65,7 +67,7 @@ class Peers:
         """Whether the peer with this address belongs to it; "" is a peer without one."""
         if self.everyone:
             return True
-        ip = _read_address(address)
+        ip = _read_address(address) if self else None
         if ip is None:
             return False
         return str(ip) in self._scoped or any(ip in network for network in self._networks)

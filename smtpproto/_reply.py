@@ -91,10 +91,10 @@ class Reply:
     """One reply, one or several lines.
 
     `code` is the three digits, `enhanced` the RFC 3463 code or None where this reply never has
-    one, `lines` the cleaned text. The octets are made once for each of the two spellings.
+    one, `lines` the cleaned text, `spellings` its octets without and with the enhanced code.
     """
 
-    __slots__ = ("_coded", "_plain", "code", "enhanced", "lines")
+    __slots__ = ("code", "enhanced", "lines", "spellings")
 
     def __init__(
         self,
@@ -109,18 +109,12 @@ class Reply:
         self.code: int = code
         self.enhanced: str | None = enhanced
         self.lines: tuple[str, ...] = _lines(texts, room, utf8=utf8) or (default_text(code),)
-        self._plain: bytes | None = None
-        self._coded: bytes | None = None
+        plain = self._encode("")
+        self.spellings: tuple[bytes, bytes] = (plain, self._encode(f"{enhanced} ") if enhanced else plain)
 
     def encode(self, *, coded: bool) -> bytes:
         """The octets of the reply, CRLF included; `coded` says whether enhanced codes are in use."""
-        if coded and self.enhanced:
-            if self._coded is None:
-                self._coded = self._encode(f"{self.enhanced} ")
-            return self._coded
-        if self._plain is None:
-            self._plain = self._encode("")
-        return self._plain
+        return self.spellings[coded]
 
     def text(self, *, coded: bool) -> str:
         """The reply as text without its last CRLF."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,19 +50,16 @@ class TlsDetails:
         return f"TlsDetails({self.options!r}, servername={self.servername!r})"
 
 
-class MessageDsn:
+class MessageDsn(NamedTuple):
     """The message part of RFC 3461: RET and ENVID of MAIL."""
 
-    __slots__ = ("envid", "ret")
+    ret: Literal["FULL", "HDRS"] | None = None
+    """How much a report should return (RFC 3461 §4.3)."""
+    envid: str | None = None
+    """The sender's envelope identifier, decoded (RFC 3461 §4.4)."""
 
-    def __init__(self, ret: Literal["FULL", "HDRS"] | None = None, envid: str | None = None) -> None:
-        self.ret: Literal["FULL", "HDRS"] | None = ret
-        """How much a report should return (RFC 3461 §4.3)."""
-        self.envid: str | None = envid
-        """The sender's envelope identifier, decoded (RFC 3461 §4.4)."""
 
-    def __repr__(self) -> str:
-        return f"MessageDsn(ret={self.ret!r}, envid={self.envid!r})"
+_NO_DSN: Final = MessageDsn()
 
 
 class Envelope:
@@ -85,7 +82,7 @@ class Envelope:
         """REQUIRETLS was given (RFC 8689)."""
         self.declared_size: int | None = None
         """SIZE of MAIL in octets (RFC 1870), None when the client gave none."""
-        self.dsn: MessageDsn = MessageDsn()
+        self.dsn: MessageDsn = _NO_DSN
         """RET and ENVID (RFC 3461)."""
 
     def __repr__(self) -> str:

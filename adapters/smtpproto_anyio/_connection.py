@@ -173,7 +173,7 @@ class Connection(ColouredPeer["SMTPServer"]):
 
     def pull_from_thread(self, body: MessageBody) -> bytes:
         """The event loop pulls, the thread waits."""
-        return from_thread.run(self.next_chunk, body, token=self.server.token)
+        return from_thread.run(self.pull_chunk, body, token=self.server.token)
 
     async def in_thread(self, call: Callable[[], Any]) -> Any:
         """In one of anyio's worker threads."""

@@ -1,33 +1,39 @@
 # One connection on asyncio: how to wait for its socket, and how to call a hook.
 #
-# One task serves the connection from accept to close, and nothing else is scheduled for a command.
+# The transport's callbacks move the connection on, as long as nothing but its socket is waited for.
+# A hook that waits for something else is awaited by the connection's task. In both a hook sees the
+# same task and the same context.
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from types import coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from smtpproto_server import Alarm, ColouredPeer, Failed, Outcome
+from smtpproto_server import NOT_NOW, PULL, Alarm, ColouredPeer, Failed, Outcome, Wait
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from smtpproto_asyncio._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Step, Wait
+    from smtpproto_server import Ask, MessageBody, Serving, Step
 
 __all__ = ["Connection"]
 
+NOTHING: Final = object()
+
 
 class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
-    """A connection in a task; its transport pushes what it reads."""
+    """A connection that its transport moves on, and a task for hooks that wait."""
 
     # Transports, as uvloop says nothing of a reset to those who watch a socket of their own.
     __slots__ = (
-        "_alarm", "_cancels", "_doomed", "_limit", "_loop", "_paused", "_reading", "_transport", "_waiter",
-        "task",
+        "_alarm", "_calling", "_cancels", "_context", "_doomed", "_limit", "_loop", "_needed", "_over",
+        "_paused", "_reader", "_reading", "_standing", "_steps", "_transport", "_trap", "_waiter", "task",
     )  # fmt: skip
 
     pushed: ClassVar[bool] = True
@@ -35,39 +41,135 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
     def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
         super().__init__(server, sock, serving)
         loop = self._loop = server.loop
-        self._alarm: Alarm = Alarm(loop.time, loop.call_later, partial(self._wake, Outcome.TIMED_OUT))
+        self._alarm: Alarm = Alarm(server.clock, server.call_later, self._rang)
         self._waiter: asyncio.Future[Outcome | None] | None = None
         self._transport: asyncio.Transport | None = None
         self._reading: bool = True
         self._paused: bool = False
+        self._reader: Ask | None = None  # whose hook has, or has had, the message
         self._limit: asyncio.TimerHandle | None = None
         self._cancels: int = 0
         self._doomed: int = 0
-        self.task: asyncio.Task[None] = loop.create_task(self._serve())
+        self._steps: Generator[Step, Any, None] = self.steps()
+        self._standing: bool = False  # at a Wait, which a callback ends
+        self._over: bool = False
+        self._calling: Coroutine[Any, Any, Any] | None = None
+        self._trap: Any = NOTHING  # what the hook waits for
+        self._needed: asyncio.Future[None] | None = None
+        self._context: contextvars.Context = contextvars.copy_context()
+        self.task: asyncio.Task[None] = loop.create_task(self._serve(), context=self._context)
+
+    # --- being moved on ---------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        steps: Generator[Step, Any, None] | None = None
-        value: Any = None
+        """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
         try:
-            while True:
+            value: Any = None
+            try:
+                await self._loop.connect_accepted_socket(lambda: self, self.sock)
+            except OSError as error:  # gone before we looked
+                self.server.log.debug("a connection was lost at once: %r", error)
+                self.lost = True
+            except asyncio.CancelledError:
+                value = self._note_cancel()
+            self._go_on(value)
+            while not self._over:
+                self._needed = self._loop.create_future()
                 try:
-                    if steps is None:
-                        await self._loop.connect_accepted_socket(lambda: self, self.sock)
-                        steps = self.steps()
-                    await self.take(steps, value)
-                except OSError as error:  # gone before we looked
-                    self.server.log.debug("a connection was lost at once: %r", error)
-                    steps, self.lost = self.steps(), True
-                except asyncio.CancelledError:
-                    # Somebody else's wish: the loop is ending. What is left is telling the application.
-                    steps, value = steps or self.steps(), self._note_cancel()
-                else:
-                    break
+                    if self._trap is NOTHING:
+                        await self._needed
+                except asyncio.CancelledError as error:
+                    self._cancelled(error)
+                await self._await_hook()
         finally:
             self._alarm.cancel()
             self.end()
         if self._doomed:
             raise asyncio.CancelledError
+
+    @coroutine
+    def _await_hook(self) -> Generator[Any, Any, None]:
+        while self._trap is not NOTHING:
+            trap, self._trap = self._trap, NOTHING
+            try:
+                value = yield trap
+            except GeneratorExit:  # the loop has gone
+                if self._calling is not None:
+                    self._calling.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - passed on, cancellation above all
+                self._go_on(error=error)
+            else:
+                self._go_on(value)
+
+    def _cancelled(self, error: asyncio.CancelledError) -> None:
+        """While the socket was waited for, or before what a hook waits for could be."""
+        trap, self._trap = self._trap, NOTHING
+        if asyncio.isfuture(trap) and trap.cancel():
+            self._trap = trap  # as a task does: whoever it belongs to learns of it, and then the hook
+            return
+        self._standing = False
+        reader = self._reader
+        if self._calling is not None:  # by a hook that reads the message
+            self._go_on(error=error)
+        elif reader is not None and reader.begun is not None:
+            reader.thrown = error
+            self.serving.recalled = self._woken = True
+            self._go_on()
+        else:
+            # Somebody else's wish: the loop is ending. What is left is telling the application.
+            self._go_on(self._note_cancel())
+
+    def _resume(self, value: Any = None) -> None:
+        """Go on, in a callback of the loop."""
+        if not self._standing:
+            return
+        self._standing = False
+        loop, task = self._loop, self.task
+        _enter_task(loop, task)
+        try:
+            self._context.run(self._go_on, value)
+        finally:
+            _leave_task(loop, task)
+        if not self._standing and self._needed is not None and not self._needed.done():
+            self._needed.set_result(None)
+
+    def _go_on(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Take steps until the socket has to be waited for, or what a hook waits for, or all is over."""
+        while True:
+            calling = self._calling
+            if calling is None:
+                try:
+                    step = self._steps.send(value)
+                except StopIteration:
+                    self._over = True
+                    return
+                if isinstance(step, Wait):
+                    self._stand(step)
+                    return
+                calling = self._calling = self.call(step)
+                value = None
+            try:
+                trap = calling.send(value) if error is None else calling.throw(error)
+            except StopIteration as done:
+                self._calling, value, error = None, done.value, None
+                continue
+            if trap is self._waiting:
+                self._stand(trap)
+            else:
+                self._trap = trap
+            return
+
+    def _stand(self, step: Wait) -> None:
+        self._standing = True
+        self._expect(step)
+
+    def _expect(self, step: Wait) -> None:
+        """See to it that the wait ends at its deadline, and that octets come."""
+        self._alarm.set(step.deadline)
+        if not self._reading and not step.writing and self._transport is not None:
+            self._reading = True
+            self._transport.resume_reading()
 
     # --- what the transport calls -----------------------------------------------------------------
 
@@ -83,7 +185,12 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         return self.server.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.take_in(bytes(self.server.read_buffer[:nbytes]))
+        data = bytes(self.server.read_buffer[:nbytes])
+        if self._standing and not self._inbox and not self._waiting.writing:
+            self._inbox = data  # what `take_in` does where nobody is asked
+            self._resume()
+            return
+        self.take_in(data)
         if self.full and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
@@ -105,7 +212,8 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._wake()
+        # Not here: a transport that is closed by us now would be lost twice.
+        self._loop.call_soon(self._wake)
 
     # --- the socket -------------------------------------------------------------------------------
 
@@ -140,31 +248,66 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
     # --- waiting ----------------------------------------------------------------------------------
 
     async def wait(self, step: Wait) -> Outcome | None:
-        """By a future, which whatever happens resolves."""
-        waiter: asyncio.Future[Outcome | None] = self._loop.create_future()
-        self._waiter = waiter
-        if step.deadline is not None and step.deadline <= self._loop.time():
-            self._loop.call_soon(self._wake, Outcome.TIMED_OUT)
-        else:
-            self._alarm.set(step.deadline)
-        if not self._reading and not step.writing and self._transport is not None:
-            self._reading = True
-            self._transport.resume_reading()
+        """In the callbacks; in a task of the hook's own by a future."""
+        outcome: Outcome | None
+        if asyncio.current_task(self._loop) is self.task:
+            outcome = await _trapped(step)
+            return outcome
+        self._expect(step)
+        waiter = self._waiter = self._loop.create_future()
         try:
-            return await waiter
+            outcome = await waiter
         finally:
             if self._waiter is waiter:
                 self._waiter = None
+        return outcome
 
     def wake(self) -> None:
-        """End the wait."""
-        self._wake()
+        """End the wait, whoever calls this."""
+        self._loop.call_soon(self._wake)
+
+    def _rang(self) -> None:
+        self._wake(Outcome.TIMED_OUT)
 
     def _wake(self, outcome: Outcome | None = None) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None:
+            self._resume(outcome)
+        elif not self._waiter.done():
             self._waiter.set_result(outcome)
 
     # --- hooks ------------------------------------------------------------------------------------
+
+    def call_at_once(self, ask: Ask) -> Any:
+        """A hook's first step is taken where the connection stands."""
+        if self.lost:
+            return NOT_NOW
+        if ask.body is not None:
+            self._reader = ask
+        return self.begin_hook(ask)
+
+    def deliver_at_once(self, data: bytes) -> Any:
+        """The hook that pulls goes on where the connection stands."""
+        ask = self._reader
+        if ask is None or ask.begun is None or ask.trap is not PULL:
+            return NOT_NOW
+        begun, ask.begun = ask.begun, None
+        return self.step_hook(ask, begun, data)
+
+    @property
+    def being_read(self) -> bool:
+        """By the hook itself too."""
+        reader = self._reader
+        return (
+            self._pulling is not None
+            or self._chunk is not None
+            or (reader is not None and reader.begun is not None)
+        )
+
+    def next_chunk(self, body: MessageBody) -> Awaitable[bytes]:
+        """Pulled by the hook itself, a chunk is what it is resumed with."""
+        if asyncio.current_task(self._loop) is self.task and not self.being_read:
+            return _trapped(PULL)
+        return self.pull_chunk(body)
 
     async def call(self, ask: Ask) -> Any:
         """In the connection's own task."""
@@ -200,9 +343,15 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     def pull_from_thread(self, body: MessageBody) -> bytes:
         """The loop pulls, the thread waits."""
-        return asyncio.run_coroutine_threadsafe(self.next_chunk(body), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self.pull_chunk(body), self._loop).result()
 
     async def in_thread(self, call: Callable[[], Any]) -> Any:
         """In the loop's executor."""
         call = partial(contextvars.copy_context().run, call)
         return await self._loop.run_in_executor(self.server.pool, call)
+
+
+@coroutine
+def _trapped(trap: Any) -> Generator[Any, Any, Any]:
+    """Await what is meant for whoever takes the hook's steps."""
+    return (yield trap)

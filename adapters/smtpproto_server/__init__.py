@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from smtpproto_server._alarm import Alarm
 from smtpproto_server._coloured import ColouredPeer
-from smtpproto_server._effects import PULL, Ask, Close, Deliver, Effect, Failed, Outcome, Pull, Receive, Send
+from smtpproto_server._effects import (
+    NOT_NOW,
+    PULL,
+    Ask,
+    AtOnce,
+    Close,
+    Deliver,
+    Effect,
+    Failed,
+    Outcome,
+    Pull,
+    Receive,
+    Send,
+)
 from smtpproto_server._listener import Listener
 from smtpproto_server._loop import Serving
 from smtpproto_server._maildir import Delivery, Maildir
@@ -24,10 +37,10 @@ from smtpproto_server._tls import TlsChannel, TlsContexts
 from smtpproto_server._trace import trace_lines
 
 __all__ = [
-    "EVENTS", "GIVEN_UP", "HOOKS", "OPTIONAL_HOOKS", "PULL", "Address", "Alarm", "Ask", "AsyncStream",
-    "Close", "ColouredPeer", "Deliver", "Delivery", "Effect", "Failed", "Identity", "Latch", "Listener",
-    "Maildir", "MessageBody", "Options", "Outcome", "Peer", "Place", "PlainPeer", "PlainServer", "Pull",
-    "Receive", "Send", "ServerCore", "Serving", "Step", "Stream", "StreamAborted", "TlsChannel",
-    "TlsContexts", "Wait", "bind_tcp", "bind_unix", "call_plain", "is_coroutine_function",
+    "EVENTS", "GIVEN_UP", "HOOKS", "NOT_NOW", "OPTIONAL_HOOKS", "PULL", "Address", "Alarm", "Ask",
+    "AsyncStream", "AtOnce", "Close", "ColouredPeer", "Deliver", "Delivery", "Effect", "Failed", "Identity",
+    "Latch", "Listener", "Maildir", "MessageBody", "Options", "Outcome", "Peer", "Place", "PlainPeer",
+    "PlainServer", "Pull", "Receive", "Send", "ServerCore", "Serving", "Step", "Stream", "StreamAborted",
+    "TlsChannel", "TlsContexts", "Wait", "bind_tcp", "bind_unix", "call_plain", "is_coroutine_function",
     "listener_address", "plain_call", "run_flushing", "socket_address", "trace_lines",
 ]  # fmt: skip

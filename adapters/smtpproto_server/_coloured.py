@@ -9,12 +9,13 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from smtpproto_server._effects import NOT_NOW, PULL, Failed
 from smtpproto_server._peer import Peer, ServerT, Wait
-from smtpproto_server._steps import run_flushing, without_stop_iteration
+from smtpproto_server._steps import carry_on, run_flushing, without_stop_iteration
 from smtpproto_server._stream import AsyncStream, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from smtpproto_server._effects import Ask, Outcome
     from smtpproto_server._peer import Step
@@ -57,8 +58,12 @@ class ColouredPeer(Peer[ServerT]):
                 return done.value
             value = await (self.wait(step) if isinstance(step, Wait) else self.call(step))
 
-    async def next_chunk(self, body: MessageBody) -> bytes:
-        """What the stream of a hook has next."""
+    def next_chunk(self, body: MessageBody) -> Awaitable[bytes]:
+        """What the stream of a coroutine hook has next."""
+        return self.pull_chunk(body)
+
+    async def pull_chunk(self, body: MessageBody) -> bytes:
+        """The same for a hook in any task: the steps up to the chunk are taken here."""
         pulling = self.begin_pull(body)
         try:
             chunk: bytes = await self.take(self.pull())
@@ -66,15 +71,63 @@ class ColouredPeer(Peer[ServerT]):
             self.end_pull(pulling)
         return chunk
 
+    def begin_hook(self, ask: Ask) -> Any:
+        """Take a hook's first step: what it gives, a Failed, PULL, or NOT_NOW: `call_hook` then goes on.
+
+        It runs where this is called, so the runtime must take that for the connection's own task.
+        """
+        hook, server, body = ask.hook, self.server, ask.body
+        try:
+            if server.is_coroutine(hook):
+                args = ask.args
+                if body is not None:
+                    args = (AsyncStream(body, self.next_chunk, self.chunk_at_hand), *args)
+                begun = hook(*args)
+            elif body is None and server.options.sync_hooks == "inline":
+                result = without_stop_iteration(hook, *ask.args)
+                if not inspect.isawaitable(result):
+                    return result
+                begun = _awaiting(result)
+            else:
+                return NOT_NOW
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
+            return Failed(error)
+        return self.step_hook(ask, begun)
+
+    def step_hook(self, ask: Ask, begun: Coroutine[Any, Any, Any], value: Any = None) -> Any:
+        """The same for a further step."""
+        try:
+            trap = begun.send(value)
+        except StopIteration as done:
+            ask.begun = None
+            return done.value
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            ask.begun = None
+            return Failed(error)
+        ask.begun, ask.trap = begun, trap
+        return PULL if trap is PULL else NOT_NOW
+
     async def call_hook(self, ask: Ask) -> Any:
         """Call a hook; what it raises is raised.
 
         A coroutine function runs here, a plain one in a thread, or here if the options say so.
         """
+        if ask.begun is not None:
+            begun, thrown = ask.begun, ask.thrown
+            ask.begun = ask.thrown = None
+            self.flush()
+            result = await carry_on(begun, ask.trap, thrown)
+            if result is PULL:
+                ask.begun, ask.trap = begun, PULL
+            return result
         hook, args, body = ask.hook, ask.args, ask.body
         if self.server.is_coroutine(hook):
             if body is not None:
-                args = (AsyncStream(body, functools.partial(self.next_chunk, body)), *args)
+                args = (AsyncStream(body, self.next_chunk, self.chunk_at_hand), *args)
             return await run_flushing(hook(*args), self.flush)
         if body is None and not ask.lookup and self.server.options.sync_hooks == "inline":
             result = hook(*args)  # Python itself makes a RuntimeError of StopIteration here
@@ -87,3 +140,7 @@ class ColouredPeer(Peer[ServerT]):
             self.flush()
             return await result
         return result
+
+
+async def _awaiting(result: Awaitable[Any]) -> Any:
+    return await result

@@ -12,11 +12,23 @@ from enum import Enum, unique
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from smtpproto_server._stream import MessageBody
 
-__all__ = ["Ask", "Close", "Deliver", "Effect", "Failed", "Outcome", "Pull", "Receive", "Send"]
+__all__ = [
+    "NOT_NOW",
+    "Ask",
+    "AtOnce",
+    "Close",
+    "Deliver",
+    "Effect",
+    "Failed",
+    "Outcome",
+    "Pull",
+    "Receive",
+    "Send",
+]
 
 
 @unique
@@ -88,7 +100,19 @@ class Ask:
     connection ends a coroutine hook with LOST, `stop(now=True)` with STOPPED.
     """
 
-    __slots__ = ("args", "body", "hook", "lookup", "name", "output", "seconds", "watch")
+    __slots__ = (
+        "args",
+        "begun",
+        "body",
+        "hook",
+        "lookup",
+        "name",
+        "output",
+        "seconds",
+        "thrown",
+        "trap",
+        "watch",
+    )
 
     def __init__(self, output: Callable[[], bytes]) -> None:
         self.name: str = ""
@@ -98,15 +122,20 @@ class Ask:
         self.watch: bool = False
         self.lookup: bool = False
         self.body: MessageBody | None = None
+        # Of the adapter's own: what `AtOnce` has begun and could not end.
+        self.begun: Coroutine[Any, Any, Any] | None = None
+        self.trap: Any = None  # what it waits for: PULL or a thing of the runtime
+        self.thrown: BaseException | None = None  # what it is told in place of what it waits for
         self.output: Callable[[], bytes] = output
 
 
 class Deliver:
-    """The chunk a PULL asked for: resume with what the hook wants next, as for Ask."""
+    """The chunk a PULL asked for: resume with what the hook wants next, as for `ask`, which goes on."""
 
-    __slots__ = ("data",)
+    __slots__ = ("ask", "data")
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Ask) -> None:
+        self.ask: Ask = ask
         self.data: bytes = b""
         """b"" at the end of the message, or when the body is aborted."""
 
@@ -118,6 +147,34 @@ class Close:
 
 
 Effect = Receive | Send | Ask | Deliver | Close
+
+
+class AtOnce:
+    """What needs no waiting and is done in place of an effect. Here that is nothing."""
+
+    __slots__ = ()
+
+    def send_at_once(self, data: bytes) -> bytes | None:
+        """Send; None when all has gone, else what a Send is to be yielded for (b"": what was taken)."""
+        return data
+
+    def call_at_once(self, ask: Ask) -> Any:  # noqa: ARG002 - for those who can
+        """Call the hook: what an Ask would give, or NOT_NOW; then the Ask is to be yielded."""
+        return NOT_NOW
+
+    def deliver_at_once(self, data: bytes) -> Any:  # noqa: ARG002 - as above
+        """Give a hook the chunk it pulled: what a Deliver would give, or NOT_NOW.
+
+        It, and `call_at_once`, give PULL only where `Serving.chunk_at_hand` has had nothing.
+        """
+        return NOT_NOW
+
+
+class _NotNow:
+    """It has to be waited for."""
+
+
+NOT_NOW: Final = _NotNow()
 
 
 def _nothing() -> None:

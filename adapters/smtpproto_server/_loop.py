@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from smtpproto import (
     ACCEPT,
@@ -36,14 +37,25 @@ from smtpproto import (
     TimerChanged,
     VerifyRequested,
 )
-from smtpproto_server._effects import Ask, Close, Deliver, Failed, Outcome, Pull, Receive, Send
+from smtpproto_server._effects import (
+    NOT_NOW,
+    PULL,
+    Ask,
+    AtOnce,
+    Close,
+    Deliver,
+    Failed,
+    Outcome,
+    Receive,
+    Send,
+)
 from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results
 from smtpproto_server._stream import MessageBody, StreamAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from smtpproto import Connection, Decision, Session, TimerKind
+    from smtpproto import Accept, Connection, Decision, Session, TimerKind
     from smtpproto_server._effects import Effect
     from smtpproto_server._server import ServerCore
     from smtpproto_server._tls import TlsChannel
@@ -65,8 +77,9 @@ class Serving:
 
     __slots__ = (
         "_ask", "_body", "_channel", "_clock", "_close_reason", "_command_deadline", "_core",
-        "_data_left", "_deadlines", "_deliver", "_finished", "_receive", "_send", "_server",
-        "_stop_seen", "_unsent", "_window_left", "_window_octets", "counted", "fault", "stopping",
+        "_data_left", "_deliver", "_finished", "_hook_timeout", "_min_data_rate", "_phase", "_phase_ends",
+        "_receive", "_send", "_server", "_session_ends", "_socket_timeout", "_stop_seen", "_unsent",
+        "_window_left", "_window_octets", "at_once", "counted", "fault", "recalled", "stopping",
     )  # fmt: skip
 
     def __init__(self, server: ServerCore, core: Connection, clock: Callable[[], float]) -> None:
@@ -74,7 +87,12 @@ class Serving:
         self._core: Connection = core
         self._clock: Callable[[], float] = clock
         self._channel: TlsChannel | None = None
-        self._deadlines: dict[TimerKind, float] = {}
+        self._socket_timeout: float | None = core.options.socket_timeout
+        self._hook_timeout: float | None = server.options.hook_timeout
+        self._min_data_rate: float | None = core.options.min_data_rate
+        self._session_ends: float = _NEVER
+        self._phase: TimerKind | None = None  # before the greeting or in a handshake: what runs then,
+        self._phase_ends: float = _NEVER  # and until when
         self._command_deadline: float | None = None
         self._data_left: float | None = None
         self._window_left: float = 0.0
@@ -92,8 +110,15 @@ class Serving:
         self._unsent: int = 0
         self._receive: Receive = Receive()
         self._send: Send = Send()
-        self._deliver: Deliver = Deliver()
         self._ask: Ask = Ask(self._output_for_hook)
+        self._deliver: Deliver = Deliver(self._ask)
+        self.at_once: AtOnce = _NOTHING_AT_ONCE
+        """What the adapter can do without waiting; the rest becomes an effect."""
+        self.recalled: bool = False
+        """Set by an adapter whose hook, while it pulled, was given something else to do.
+
+        A Receive that goes on is then to be resumed with STOPPED, and the hook's Ask comes again.
+        """
 
     @property
     def session(self) -> Session:
@@ -121,9 +146,22 @@ class Serving:
 
     def run(self) -> Generator[Effect, Any, None]:
         """Serve the connection; the adapter closes the socket when the generator ends."""
+        next_event, at_once, notes = self._core.next_event, self._answer_at_once, self._notes
         try:
-            while (event := self._next_event()) is not Signal.CLOSED:
-                yield from self._react(event)
+            while True:
+                try:
+                    event = next_event()
+                except Exception as error:  # noqa: BLE001 - a SASL mechanism of the application's raised
+                    self._server.report(error, "hook", self.session)
+                    continue  # its AUTH is answered already; the session goes on
+                if event is _NEED_DATA:
+                    yield from self._wait_for_peer()
+                elif event is _CLOSED:
+                    break
+                elif (note := notes.get(type(event))) is not None:
+                    note(self, event)
+                elif not at_once(event):
+                    yield from self._react(event)
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
             self._fail(error)
         yield from self._say_goodbye()
@@ -134,27 +172,18 @@ class Serving:
             result = yield self._call("on_close", hook, (self.session,))
             self._judge("on_close", result)
 
-    def _next_event(self) -> Event | Signal:
-        try:
-            return self._core.next_event()
-        except Exception as error:  # noqa: BLE001 - a SASL mechanism of the application's raised
-            self._server.report(error, "hook", self.session)
-            return self._core.next_event()  # its AUTH is answered already; the session goes on
-
     def _fail(self, error: Exception) -> None:
         self._server.report(error, "socket", self.session)
         self._core.connection_lost()
         self._close_reason = "internal error"
 
     def _react(self, event: Event | Signal) -> Generator[Effect, Any, None]:
-        if event is Signal.NEED_DATA:
-            return self._wait_for_peer()
         if event is Signal.SEND:
             return self._flush()
-        if isinstance(event, Event) and type(event) in _HOOK_OF:
-            name, *fields = _HOOK_OF[type(event)]
-            return self._ask_hook(event, name, *(getattr(event, field) for field in fields))
-        return self._reactions.get(type(event), _ignore)(self, event)
+        if type(event) in _QUESTIONS and isinstance(event, Event):
+            return self._ask_hook(event, self._ask)
+        reaction = self._reactions.get(type(event))
+        return _nothing() if reaction is None else reaction(self, event)
 
     # --- octets ---------------------------------------------------------------------------------
 
@@ -181,13 +210,19 @@ class Serving:
             yield from self._transmit(data)
 
     def _transmit(self, data: bytes) -> Generator[Effect, Any, None]:
-        send = self._send
-        send.data = data
+        """Send, at once if that can be."""
         self._unsent = 0
-        limit = self._core.options.socket_timeout
+        rest = self.at_once.send_at_once(data)
+        if rest is None:
+            return
+        send = self._send
+        send.data = rest
+        limit = self._socket_timeout
         send.deadline = None if limit is None else self._clock() + limit
         result = yield send
         while result is Outcome.STOPPED:
+            if self.recalled:
+                return
             if self.expendable:
                 self._pass_on_stop()
                 return
@@ -199,7 +234,7 @@ class Serving:
         elif result is Outcome.TIMED_OUT:
             self._core.timeout("socket_timeout")
 
-    def _wait_for_peer(self) -> Generator[Effect, Any, None]:
+    def _wait_for_peer(self, *, in_message: bool = False) -> Generator[Effect, Any, None]:
         """Send what is ready, then give the core the next octets, or what came instead."""
         core = self._core
         data = self._output()
@@ -210,15 +245,15 @@ class Serving:
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
             return
-        if self._channel is not None and self._take_decrypted(self._channel):
+        if self.recalled or (self._channel is not None and self._take_decrypted(self._channel)):
             return
         now = self._clock()
-        kind = self._next_deadline(now)
+        kind = self._next_deadline(now, in_message=in_message)
         if kind == "session_timeout" and (self._receive.deadline or now) <= now:
             core.timeout(kind)  # also for a client that never lets us wait
             return
         result = yield self._receive
-        if core.in_message:
+        if in_message:
             self._account(now, result)
         if isinstance(result, bytes):
             self._take(result)
@@ -271,30 +306,30 @@ class Serving:
 
     # --- time -----------------------------------------------------------------------------------
 
-    def _next_deadline(self, now: float) -> TimerKind | None:
+    def _next_deadline(self, now: float, *, in_message: bool = False) -> TimerKind | None:
         """Set the deadline of the next Receive; return what runs out then."""
         core = self._core
-        options = core.options
-        limit = options.socket_timeout
+        limit = self._socket_timeout
         kind: TimerKind | None = None
         deadline = _NEVER
         if limit is not None:
             kind, deadline = "socket_timeout", now + limit
-        if core.line_pending:
-            if self._command_deadline is None and options.command_timeout is not None:
-                self._command_deadline = now + options.command_timeout
+        if in_message:
+            if self._data_left is not None and now + self._data_left < deadline:
+                kind, deadline = "data_timeout", now + self._data_left
+            if self._min_data_rate is not None and now + self._window_left < deadline:
+                kind, deadline = "min_data_rate", now + self._window_left
+        elif core.line_pending:
+            if self._command_deadline is None and core.options.command_timeout is not None:
+                self._command_deadline = now + core.options.command_timeout
             if self._command_deadline is not None and self._command_deadline < deadline:
                 kind, deadline = "command_timeout", self._command_deadline
         else:
             self._command_deadline = None
-        for other, at in self._deadlines.items():
-            if at < deadline and (other != "session_timeout" or core.state in _COMMAND_AWAITED):
-                kind, deadline = other, at
-        if core.in_message:
-            if self._data_left is not None and now + self._data_left < deadline:
-                kind, deadline = "data_timeout", now + self._data_left
-            if options.min_data_rate is not None and now + self._window_left < deadline:
-                kind, deadline = "min_data_rate", now + self._window_left
+        if self._phase_ends < deadline:
+            kind, deadline = self._phase, self._phase_ends
+        if self._session_ends < deadline and core.state in _COMMAND_AWAITED:
+            kind, deadline = "session_timeout", self._session_ends
         self._receive.deadline = None if kind is None else deadline
         return kind
 
@@ -303,7 +338,7 @@ class Serving:
         waited = self._clock() - since
         if self._data_left is not None:
             self._data_left -= waited
-        rate = self._core.options.min_data_rate
+        rate = self._min_data_rate
         if rate is None:
             return
         self._window_left -= waited
@@ -311,20 +346,17 @@ class Serving:
             self._window_octets += len(result)
         if self._window_left > 0:
             return
-        window = self._core.options.socket_timeout or DEFAULT_WINDOW
+        window = self._socket_timeout or DEFAULT_WINDOW
         if self._window_octets < rate * window:
             self._core.timeout("min_data_rate")
         self._window_left, self._window_octets = window, 0
 
-    def _timer_changed(self, event: TimerChanged) -> Generator[Effect, Any, None]:
-        if event.kind == "data_timeout":
-            self._data_left = event.seconds
-        elif event.kind not in _HELD_BY_LOOP:
-            if event.seconds is None:
-                self._deadlines.pop(event.kind, None)
-            else:
-                self._deadlines[event.kind] = self._clock() + event.seconds
-        return _nothing()
+    def _timer_changed(self, event: TimerChanged) -> None:
+        ends = _NEVER if event.seconds is None else self._clock() + event.seconds
+        if event.kind == "session_timeout":
+            self._session_ends = ends
+        elif event.kind in _PHASES:
+            self._phase, self._phase_ends = event.kind, ends
 
     # --- hooks ------------------------------------------------------------------------------------
 
@@ -336,11 +368,16 @@ class Serving:
         *,
         watch: bool = False,
         body: MessageBody | None = None,
+        lookup: bool = False,
     ) -> Ask:
         ask = self._ask
-        ask.name, ask.hook, ask.args, ask.watch, ask.body = name, hook, args, watch, body
-        ask.seconds, ask.lookup = self._server.options.hook_timeout, False
+        ask.name, ask.hook, ask.args = name, hook, args
+        ask.watch, ask.body, ask.lookup, ask.seconds = watch, body, lookup, self._hook_timeout
         return ask
+
+    def _call_if_set(self, name: str, args: tuple[Any, ...], *, watch: bool) -> Ask | None:
+        hook = self._server.hook(name)
+        return None if hook is None else self._call(name, hook, args, watch=watch)
 
     def _judge(self, name: str, result: Any) -> Reject | None:
         """Report a hook that failed; None when it did not."""
@@ -355,17 +392,44 @@ class Serving:
             return None
         return failure(name)
 
+    def _answer_at_once(self, event: Event | Signal) -> bool:
+        """Put the event's question to its hook if that need not wait; False: nothing is decided yet."""
+        question = _QUESTIONS.get(type(event))
+        if question is None:
+            return False
+        name, arguments, without, nothing = question
+        core, server = self._core, self._server
+        hook = getattr(server, name)
+        if hook is None:
+            core.decide(without)
+            return True
+        ask = self._call(name, hook, arguments(event))
+        if server.flushes_first or self._unsent > MAX_UNSENT:
+            return False
+        result = self.at_once.call_at_once(ask)
+        if result is NOT_NOW:
+            return False
+        if self.stopping > self._stop_seen:  # the hook's own wish
+            self._pass_on_stop()
+        if core.question is not event:
+            self._judge(name, result)
+        elif result is None and nothing is not None:
+            core.decide(nothing)
+        else:
+            self._decide(name, result, event.auth if type(event) is AuthRequested else None)
+        return True
+
     def _ask_hook(
-        self, event: Event, name: str, *args: Any, before_greeting: bool = False
+        self, event: Event, ask: Ask | None, *, before_greeting: bool = False
     ) -> Generator[Effect, Any, None]:
-        """Put the event's question to a hook and give the core its decision."""
-        hook = self._server.hook(name)
+        """Put the event's question to a hook, None if there is none, and give the core its decision."""
         core = self._core
+        name = "" if ask is None else ask.name
         result: Any = None
-        if hook is not None:
+        if ask is not None:
             if not (yield from self._send_before_hook()) or core.question is not event:
                 return
-            result = yield self._call(name, hook, args, watch=before_greeting)
+            result = yield ask
             if isinstance(result, Outcome) or self.stopping > self._stop_seen:
                 yield from self._look_up_from(event, result)
         if before_greeting and core.question is event:
@@ -373,8 +437,8 @@ class Serving:
         if core.question is not event:
             self._judge(name, result)  # nobody is answered, but a fault of the hook's is one
             return
-        if hook is None:
-            core.decide(NOT_IMPLEMENTED if name == "on_auth" else ACCEPT)
+        if ask is None:
+            core.decide(ACCEPT)
         else:
             self._decide(name, result, event.auth if isinstance(event, AuthRequested) else None)
 
@@ -449,12 +513,13 @@ class Serving:
         if core.question is event:
             yield from self._find_name(event)
         if core.question is event:
-            yield from self._ask_hook(event, "on_connect", event.session, before_greeting=True)
+            ask = self._call_if_set("on_connect", (event.session,), watch=True)
+            yield from self._ask_hook(event, ask, before_greeting=True)
 
     def _hold_back(self, event: ConnectRequested, delay: float) -> Generator[Effect, Any, None]:
         core = self._core
         until = self._clock() + delay
-        limit = self._deadlines.get("greeting_timeout", _NEVER)
+        limit = self._phase_ends
         if self._channel is not None:
             self._take_decrypted(self._channel)
         while core.question is event:
@@ -483,9 +548,9 @@ class Serving:
             self._pass_on_stop(now=True)
             return
         limit = _NEVER if options.reverse_lookup_timeout is None else options.reverse_lookup_timeout
-        left = self._deadlines.get("greeting_timeout", _NEVER) - self._clock()
-        ask = self._call("resolver", server.resolve, (ip,), watch=True)
-        ask.seconds, ask.lookup = min(limit, left), True
+        left = self._phase_ends - self._clock()
+        ask = self._call("resolver", server.resolve, (ip,), watch=True, lookup=True)
+        ask.seconds = min(limit, left)
         if ask.seconds == _NEVER:
             ask.seconds = None
         result = yield ask
@@ -503,11 +568,11 @@ class Serving:
     def _secure(self, event: SecureRequested) -> Generator[Effect, Any, None]:
         ssl_object = self._channel.ssl_object if self._channel else None
         before_greeting = self._core.state is State.ARRIVED
-        return self._ask_hook(event, "on_secure", ssl_object, event.session, before_greeting=before_greeting)
+        ask = self._call_if_set("on_secure", (ssl_object, event.session), watch=before_greeting)
+        return self._ask_hook(event, ask, before_greeting=before_greeting)
 
-    def _connected(self, event: ClientConnected) -> Generator[Effect, Any, None]:
+    def _connected(self, event: ClientConnected) -> None:
         self._server.connected(event.session)
-        return _nothing()
 
     # --- TLS --------------------------------------------------------------------------------------
 
@@ -562,17 +627,16 @@ class Serving:
     def _message(self, event: DataStarted) -> Generator[Effect, Any, None]:
         """Let on_data pull the message, drain what it leaves, and answer."""
         server = self._server
-        window = self._core.options.socket_timeout or DEFAULT_WINDOW
+        window = self._socket_timeout or DEFAULT_WINDOW
         self._window_left, self._window_octets = window, 0
+        self._data_left = self._core.options.data_timeout
         self._finished = None
         body = self._body = MessageBody(event.message)
         hook = server.hook("on_data")
         result: Any = None
         if hook is not None and (yield from self._send_before_hook()):
-            result = yield self._call("on_data", hook, (event.session,), body=body)
-            while isinstance(result, Pull):
-                self._deliver.data = (yield from self._next_chunk()) or b""
-                result = yield self._deliver
+            ask = self._call("on_data", hook, (event.session,), body=body)
+            result = yield from self._let_pull(ask)
             body.ended = True
             if isinstance(result, Outcome):
                 body.give_up(result)
@@ -588,26 +652,65 @@ class Serving:
         elif not _stream_aborted(result):
             self._judge("on_data", result)  # as in _ask_hook
 
-    def _next_chunk(self) -> Generator[Effect, Any, bytes | None]:
-        """The next octets of the message; b"" where it ends or is aborted, None when all is over."""
+    def _let_pull(self, ask: Ask) -> Generator[Effect, Any, Any]:
+        """Call on_data and give it what it pulls; what it returns."""
+        at_once, deliver = self.at_once, self._deliver
+        effect: Ask | Deliver = ask
+        result = at_once.call_at_once(ask)
+        looked = True  # whoever pulls at once has seen that nothing is at hand
+        while True:
+            if result is NOT_NOW:
+                result, looked = (yield effect), False
+            if result is not PULL:
+                return result
+            deliver.data = (yield from self._next_chunk(looked=looked)) or b""
+            if self.recalled:
+                self.recalled = False
+                effect, result = ask, NOT_NOW
+            else:
+                effect, result, looked = deliver, at_once.deliver_at_once(deliver.data), True
+
+    def _next_chunk(self, *, looked: bool = False) -> Generator[Effect, Any, bytes | None]:
+        """The next octets of the message; b"" where it ends or is aborted, None when all is over.
+
+        `looked`: none are at hand.
+        """
+        try:
+            chunk = None if looked else self.chunk_at_hand()
+            while chunk is None:
+                if self.recalled or self._body is None or self._core.state is State.CLOSED:
+                    return None
+                yield from self._wait_for_peer(in_message=True)
+                chunk = self.chunk_at_hand()
+        except Exception as error:  # noqa: BLE001 - the hook that pulls is not to be told
+            return self._fail_within(error)
+        return chunk
+
+    def chunk_at_hand(self) -> bytes | None:
+        """The next octets of the message as `_next_chunk` gives them, None if they have not come yet.
+
+        An adapter may call it for the hook that has the message, between two Pulls.
+        """
         core, body = self._core, self._body
         if body is None:
             return None
         try:
             while self._finished is None:
                 event = core.next_event()
-                if isinstance(event, DataChunk):
+                if type(event) is DataChunk:
                     return event.data
-                if event is Signal.NEED_DATA:
-                    yield from self._wait_for_peer()
-                elif event is Signal.CLOSED:
+                if event is _NEED_DATA or event is _CLOSED:
                     return None
-                elif self._note(event, body):
-                    return b""
-        except Exception as error:  # noqa: BLE001 - the hook that pulls is not to be told
-            self._fail(error)
-            body.give_up(Outcome.LOST)
-            return None
+                if self._note(event, body):
+                    break
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._fail_within(error)
+        return b""
+
+    def _fail_within(self, error: Exception) -> bytes:
+        self._fail(error)
+        if self._body is not None:
+            self._body.give_up(Outcome.LOST)
         return b""
 
     def _note(self, event: Event | Signal, body: MessageBody) -> bool:
@@ -646,9 +749,8 @@ class Serving:
         if wrong:
             self._server.report(ValueError(wrong), "hook", self.session)
 
-    def _note_end(self, event: ConnectionClosed) -> Generator[Effect, Any, None]:
+    def _note_end(self, event: ConnectionClosed) -> None:
         self._close_reason = event.reason
-        return _nothing()
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -680,38 +782,60 @@ class Serving:
                 return
             octets += len(result)
 
-    _reactions: ClassVar[Mapping[type[object], Callable[[Any, Any], Generator[Effect, Any, None]]]] = {
+    _notes: ClassVar[Mapping[type[object], Callable[[Any, Any], None]]] = {
         TimerChanged: _timer_changed,
+        ClientConnected: _connected,
+        ConnectionClosed: _note_end,
+    }
+    _reactions: ClassVar[Mapping[type[object], Callable[[Any, Any], Generator[Effect, Any, None]]]] = {
         NeedsTLS: _handshake,
         NeedsStartTLS: _handshake,
         ConnectRequested: _connect,
         SecureRequested: _secure,
-        ClientConnected: _connected,
         DataStarted: _message,
-        ConnectionClosed: _note_end,
     }
 
 
 _CLOSE: Final = Close()
+_NOTHING_AT_ONCE: Final = AtOnce()
+# An enum's members are slow to find in CPython 3.11.
+_NEED_DATA: Final = Signal.NEED_DATA
+_CLOSED: Final = Signal.CLOSED
 _NEVER: Final = float("inf")
 _ANSWERED_BY_PEER: Final = (Outcome.LOST, Outcome.INTERRUPTED)
-_HELD_BY_LOOP: Final = frozenset({"socket_timeout", "command_timeout", "min_data_rate"})
+_PHASES: Final = frozenset({"proxy_timeout", "tls_handshake_timeout", "greeting_timeout"})
 _COMMAND_AWAITED: Final = frozenset({State.GREETED, State.READY, State.AUTH, State.MAIL, State.RCPT})
 _STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA: "stream"}
 _PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
 _PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
 
-# Events whose question is simply put to a hook: its name, and the fields that are its arguments.
-_HOOK_OF: Final[Mapping[type[object], tuple[str, ...]]] = {
-    AuthRequested: ("on_auth", "auth", "session"),
-    MailRequested: ("on_mail_from", "address", "session"),
-    RcptRequested: ("on_rcpt_to", "address", "session"),
-    HelloReceived: ("on_helo", "verb", "name", "session"),
-    DataRequested: ("on_data_start", "session"),
-    VerifyRequested: ("on_vrfy", "argument", "session"),
-    ExpandRequested: ("on_expn", "argument", "session"),
-    HelpRequested: ("on_help", "argument", "session"),
-    CommandReceived: ("on_command", "verb", "argument", "session"),
+
+class _Question(NamedTuple):
+    """A question that is simply put to a hook."""
+
+    hook: str
+    arguments: Callable[[Any], tuple[Any, ...]]
+    """What of the event the hook is called with."""
+    without: Accept | Reject
+    """What is decided if there is no such hook."""
+    nothing: Accept | None
+    """What a hook that returns None has said; None: `read_result` knows."""
+
+
+def _session_alone(event: DataRequested) -> tuple[Any, ...]:
+    return (event.session,)
+
+
+_QUESTIONS: Final[Mapping[type[object], _Question]] = {
+    AuthRequested: _Question("on_auth", attrgetter("auth", "session"), NOT_IMPLEMENTED, None),
+    MailRequested: _Question("on_mail_from", attrgetter("address", "session"), ACCEPT, ACCEPT),
+    RcptRequested: _Question("on_rcpt_to", attrgetter("address", "session"), ACCEPT, ACCEPT),
+    HelloReceived: _Question("on_helo", attrgetter("verb", "name", "session"), ACCEPT, ACCEPT),
+    DataRequested: _Question("on_data_start", _session_alone, ACCEPT, ACCEPT),
+    VerifyRequested: _Question("on_vrfy", attrgetter("argument", "session"), ACCEPT, ACCEPT),
+    ExpandRequested: _Question("on_expn", attrgetter("argument", "session"), ACCEPT, ACCEPT),
+    HelpRequested: _Question("on_help", attrgetter("argument", "session"), ACCEPT, ACCEPT),
+    CommandReceived: _Question("on_command", attrgetter("verb", "argument", "session"), ACCEPT, None),
 }
 
 
@@ -730,7 +854,3 @@ def _stream_aborted(result: Any) -> bool:
 def _nothing() -> Generator[Effect, Any, None]:
     return
     yield  # a generator without effects
-
-
-def _ignore(_serving: Any, _event: Any) -> Generator[Effect, Any, None]:
-    return _nothing()

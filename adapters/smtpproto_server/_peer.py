@@ -11,7 +11,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
-from smtpproto_server._effects import PULL, Ask, Close, Deliver, Outcome, Receive, Send
+from smtpproto_server._effects import PULL, Ask, AtOnce, Close, Deliver, Outcome, Receive, Send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -50,7 +50,7 @@ Step = Wait | Ask
 ServerT = TypeVar("ServerT", bound="ServerCore")
 
 
-class Peer(Generic[ServerT]):
+class Peer(AtOnce, Generic[ServerT]):
     """A connection as `steps()`; a subclass is an adapter's way to take them.
 
     It waits for a Wait and calls the hook for an Ask, whose result, or Failed, it sends back. It
@@ -85,6 +85,7 @@ class Peer(Generic[ServerT]):
         self._limit_at: float | None = None
         self._chunk: Generator[Step, Any, bytes] | None = None
         self._pulling: object | None = None
+        serving.at_once = self
         server.peers.add(self)
 
     # --- what the runtime does --------------------------------------------------------------------
@@ -140,14 +141,25 @@ class Peer(Generic[ServerT]):
             if self._pulling is not pulling:  # it was left behind by a hook that has returned
                 raise RuntimeError(TOO_LATE)
 
+    def chunk_at_hand(self, body: MessageBody) -> bytes | None:
+        """The next chunk if no pull is needed for it, else None. Not for a hook in another thread."""
+        if self.being_read or body.ended or body.aborted is not None:
+            return None
+        return self.serving.chunk_at_hand()
+
+    @property
+    def being_read(self) -> bool:
+        """Somebody waits for the next chunk, or has begun to."""
+        return self._pulling is not None or self._chunk is not None
+
     def begin_pull(self, body: MessageBody) -> object:
         """Stop the hook's clock while it waits for the client. Raises RuntimeError out of turn."""
         asking = self._asking
+        if self._pulling is not None or (asking is None and self.being_read):
+            raise RuntimeError("the stream is being read already")
         # Somebody whom an earlier on_data left behind must not take octets of a later message.
         if asking is None or asking.body is not body or self._interrupted is not None:
             raise RuntimeError(TOO_LATE)
-        if self._pulling is not None:
-            raise RuntimeError("the stream is being read already")
         self._pulling = pulling = object()
         self.end_watch()
         if self._limit_at is not None:
@@ -241,6 +253,11 @@ class Peer(Generic[ServerT]):
     def _perform(self, effect: Effect) -> Generator[Step, Any, Any]:
         return self._ways[type(effect)](self, effect)
 
+    def send_at_once(self, data: bytes) -> bytes | None:
+        """At once, as far as the system takes it."""
+        self._rest = bytes(self._rest) + data if self._rest else data
+        return None if not self.lost and self.write() else b""
+
     def _receive(self, effect: Receive) -> Generator[Step, Any, bytes | Outcome]:
         deadline = effect.deadline
         late = not self.pushed and deadline is not None and deadline <= self.serving.now()
@@ -294,6 +311,8 @@ class Peer(Generic[ServerT]):
         if ask.seconds is not None:
             self._start_limit(ask.seconds)
         result = yield ask
+        if result is PULL and ask.seconds is not None and self._limit_at is not None:
+            ask.seconds = self._limit_at - self.serving.now()  # what is left when it goes on
         self._asking = None
         self.end_watch()
         if self._limit_at is not None:
@@ -308,6 +327,10 @@ class Peer(Generic[ServerT]):
             yield from self._chunk
             self._chunk = None
         return result
+
+    def _deliver(self, effect: Deliver) -> Generator[Step, Any, Any]:
+        """The hook goes on, with the chunk."""
+        return self._ask(effect.ask)
 
     def _next_chunk(self) -> Generator[Step, Any, bytes]:
         """Run the loop up to the chunk that is asked for."""
@@ -324,6 +347,7 @@ class Peer(Generic[ServerT]):
         Receive: _receive,
         Send: _send,
         Ask: _ask,
+        Deliver: _deliver,
         Close: _end,
     }
 

@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-from base64 import b32hexencode
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypedDict, cast
 
 from smtpproto import (
@@ -117,6 +116,7 @@ class ServerCore:
         self._clients: int = 0
         self._refusing: int = 0
         self._warned: bool = False
+        self._asked: frozenset[type[Event]] = frozenset()
         self._colours: dict[Any, bool] = {}
         for name in (*HOOKS, *OPTIONAL_HOOKS):
             given = getattr(self.options, name)
@@ -280,10 +280,11 @@ class ServerCore:
     ) -> Serving | None:
         """Begin to serve a connected socket; None: it was one too many, and is closed."""
         sock.settimeout(0)
-        with contextlib.suppress(OSError):  # a reply never waits for the one before to be acknowledged
-            if sock.family != socket.AF_UNIX:
+        name = _asked(sock.getsockname)
+        if isinstance(name, tuple):  # not a unix socket
+            with contextlib.suppress(OSError):  # a reply never waits for the one before to be acknowledged
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        local, remote = socket_address(_asked(sock.getsockname)), (remote_address, remote_port)
+        local, remote = socket_address(name), (remote_address, remote_port)
         if None in remote:
             remote = socket_address(_asked(sock.getpeername))
         serving = self.begin(
@@ -350,6 +351,8 @@ class ServerCore:
 
     def connected(self, session: Session) -> None:
         """Emit "connect" with what is known of the client."""
+        if not self._listeners["connect"]:
+            return
         names = (
             "id", "local_address", "local_port", "remote_address", "remote_port",
             "host_name_appears_as", "client_hostname",
@@ -357,9 +360,13 @@ class ServerCore:
         self.emit("connect", {name: getattr(session, name) for name in names})
 
     def _questions(self) -> frozenset[type[Event]]:
-        return frozenset(
-            question for name, question in _QUESTION_OF.items() if getattr(self, name) is not None
+        """Those that hooks are set for; mostly the same for all connections, and then one object."""
+        questions = frozenset(
+            [kind for name, kind in _QUESTION_OF.items() if getattr(self, name) is not None]
         )
+        if questions != self._asked:
+            self._asked = questions
+        return self._asked
 
     # --- names --------------------------------------------------------------------------------------
 
@@ -419,9 +426,12 @@ def _system_resolver(ip: str) -> list[str]:
     return [socket.getnameinfo((ip, 0), socket.NI_NAMEREQD)[0]]
 
 
+_ID_CHARACTERS: Final = b"0123456789abcdefghijklmnopqrstuv" * 8  # five bits of each random octet count
+
+
 def new_id() -> str:
     """Sixteen characters 0-9a-v: 80 random bits."""
-    return b32hexencode(os.urandom(10)).decode("ascii").lower()
+    return os.urandom(16).translate(_ID_CHARACTERS).decode()
 
 
 def _asked(name: Callable[[], Any]) -> Any:

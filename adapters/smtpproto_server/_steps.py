@@ -7,7 +7,7 @@ import inspect
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
-from smtpproto_server._effects import Failed
+from smtpproto_server._effects import PULL, Failed
 from smtpproto_server._stream import Stream
 
 if TYPE_CHECKING:
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from smtpproto_server._effects import Ask
     from smtpproto_server._stream import MessageBody
 
-__all__ = ["call_plain", "is_coroutine_function", "plain_call", "run_flushing", "without_stop_iteration"]
+__all__ = [
+    "call_plain",
+    "carry_on",
+    "is_coroutine_function",
+    "plain_call",
+    "run_flushing",
+    "without_stop_iteration",
+]
 
 
 def without_stop_iteration(hook: Callable[..., Any], *args: Any) -> Any:
@@ -66,20 +73,38 @@ def run_flushing(hook: Coroutine[Any, Any, Any], flush: Callable[[], None]) -> G
     except StopIteration as done:
         return done.value
     flush()
+    return (yield from _steps(hook, trap, None))
+
+
+@coroutine
+def carry_on(
+    hook: Coroutine[Any, Any, Any], trap: Any, error: BaseException | None = None
+) -> Generator[Any, Any, Any]:
+    """Await a hook that has taken its first step: it waits for `trap`, or is thrown `error` there."""
+    return (yield from _steps(hook, trap, error))
+
+
+def _steps(
+    hook: Coroutine[Any, Any, Any], trap: Any, error: BaseException | None
+) -> Generator[Any, Any, Any]:
+    """Pass on what a hook waits for and what came of it; what it returns, or PULL when it wants that."""
+    value: Any = None
     while True:
+        if error is None:
+            try:
+                value = yield trap
+            except GeneratorExit:
+                hook.close()
+                raise
+            except BaseException as raised:  # noqa: BLE001 - passed on, cancellation above all
+                error = raised
         try:
-            value = yield trap
-        except GeneratorExit:
-            hook.close()
-            raise
-        except BaseException as error:  # noqa: BLE001 - passed on, cancellation above all
-            step = functools.partial(hook.throw, error)
-        else:
-            step = functools.partial(hook.send, value)
-        try:
-            trap = step()
+            trap = hook.send(value) if error is None else hook.throw(error)
         except StopIteration as done:
             return done.value
+        if trap is PULL:
+            return PULL
+        error = None
 
 
 def is_coroutine_function(hook: Callable[..., Any]) -> bool:

@@ -165,17 +165,28 @@ class AsyncStream(_Facts):
     """For coroutine hooks: `async for`, or `await read()`. Raises StreamAborted likewise."""
 
     # Not an async generator: a hook that leaves its loop early would leave one behind to be closed.
-    __slots__ = ("_pull",)
+    __slots__ = ("_at_hand", "_pull")
 
-    def __init__(self, body: MessageBody, pull: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        body: MessageBody,
+        pull: Callable[[MessageBody], Awaitable[bytes]],
+        at_hand: Callable[[MessageBody], bytes | None],
+    ) -> None:
         super().__init__(body)
-        self._pull: Callable[[], Awaitable[bytes]] = pull
+        self._pull: Callable[[MessageBody], Awaitable[bytes]] = pull
+        self._at_hand: Callable[[MessageBody], bytes | None] = at_hand
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await self._next()
+        body = self._body
+        if self._rest or body.ended or body.aborted is not None:
+            chunk = await self._next()
+        else:  # the same without a coroutine more, for each chunk that comes
+            at_hand = self._at_hand(body)
+            chunk = body.check(await self._pull(body) if at_hand is None else at_hand)
         if not chunk:
             raise StopAsyncIteration
         return chunk
@@ -206,5 +217,7 @@ class AsyncStream(_Facts):
     async def _next(self) -> bytes:
         if self._rest:
             return self._held()
-        self._body.check_open()
-        return self._body.check(await self._pull())
+        body = self._body
+        body.check_open()
+        chunk = self._at_hand(body)
+        return body.check(await self._pull(body) if chunk is None else chunk)

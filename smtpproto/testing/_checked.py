@@ -76,7 +76,7 @@ class InvariantBroken(AssertionError):  # noqa: N818 - it says what is the case
 _COMMANDS: Final = frozenset({State.GREETED, State.READY, State.MAIL, State.RCPT, State.AUTH})
 _OUTSIDE: Final = frozenset({State.GREETED, State.READY, State.AUTH})
 _BEFORE_COMMANDS: Final = (ConnectRequested, SecureRequested)
-_MOST_EVENTS: Final = 4  # that wait at a time: timers, an abortion, the end
+_MOST_EVENTS: Final = 5  # that wait at a time: timers, an abortion, the end
 _MANY_REPLIES: Final = 64  # that wait for SEND, beside those of one message
 _COUNTERS: Final = ("unknown", "unauthenticated", "failed_logins")
 

@@ -248,7 +248,7 @@ class ServingPeer(ColouredPeer[MemoryServer]):
 
     def pull_from_thread(self, body: MessageBody) -> bytes:
         """The loop pulls, the thread waits."""
-        return asyncio.run_coroutine_threadsafe(self.next_chunk(body), self.server.loop).result()
+        return asyncio.run_coroutine_threadsafe(self.pull_chunk(body), self.server.loop).result()
 
     async def in_thread(self, call: Callable[[], Any]) -> Any:
         """A thread of its own, that keeps no program from ending."""

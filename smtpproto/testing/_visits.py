@@ -370,15 +370,19 @@ class _Peer(ServingPeer):
         mail, self._mail = self._mail, None
         assert mail is not None
         try:
-            while chunk := await self.next_chunk(body):
+            while chunk := await self.pull_chunk(body):
                 mail.take(chunk, read=False)
         except RuntimeError:  # somebody whom the hook has left behind reads, and it is too late for him
             mail.take(b"?", read=False)
 
-    async def next_chunk(self, body: MessageBody) -> bytes:
+    def chunk_at_hand(self, body: MessageBody) -> bytes | None:  # noqa: ARG002 - there is a chunk or not
+        """Each chunk is pulled, and so seen here."""
+        return None
+
+    async def pull_chunk(self, body: MessageBody) -> bytes:
         """While a hook waits for the client, it does not hang."""
         self._watching.watchdog.end()
-        chunk = await super().next_chunk(body)
+        chunk = await super().pull_chunk(body)
         if self._mail is not None:
             self._watching.watchdog.begin()
             self._mail.take(chunk, read=True)

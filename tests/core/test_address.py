@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpproto._address import Address, RecipientDsn, read_mailbox, read_path
+from smtpproto._address import (
+    USUAL_MAIL,
+    USUAL_RCPT,
+    Address,
+    RecipientDsn,
+    read_mailbox,
+    read_path,
+    usual_address,
+)
 from smtpproto._grammar import has_forbidden
+
+if TYPE_CHECKING:
+    import re
 
 Keyword = Literal["FROM", "TO"]
 LABEL = "x" * 63
@@ -405,3 +416,58 @@ def test_long_paths_take_no_more_than_their_length(piece: str, *, lenient: bool)
         path = read_path(f"FROM:{text}", "FROM", lenient=lenient)
         assert path is None or (lenient and len(path[0].decoded) > 300_000)
         assert read_path(f"FROM{text}", "FROM", lenient=lenient) is None
+
+
+# --- the usual line, read at once ---------------------------------------------------------------
+
+USUAL: dict[Keyword, re.Pattern[bytes]] = {"FROM": USUAL_MAIL, "TO": USUAL_RCPT}
+COMMANDS: dict[Keyword, str] = {"FROM": "MAIL FROM:", "TO": "RCPT TO:"}
+
+
+def usual(text: str, keyword: Keyword) -> Address | None:
+    """What the quick pattern makes of the line; whatever it takes, `read_path` takes likewise."""
+    match = USUAL[keyword].match(f"{COMMANDS[keyword]}{text}\r\n".encode("utf-8", "surrogatepass"))
+    if match is None:
+        return None
+    address = usual_address(match)
+    path = read_path(f"{keyword}:{text}", keyword)
+    assert path is not None
+    slow, rest = path
+    assert (address.address, address.local, address.domain, "") == (
+        slow.address,
+        slow.local,
+        slow.domain,
+        rest,
+    )
+    return address
+
+
+@pytest.mark.parametrize("keyword", VERBS)
+@pytest.mark.parametrize(("text", "quick"), [
+    ("<a@b>", True),
+    ("<a.b+c@mail.example.com>", True),
+    ("<!#$%&'*+-/=?^_`{|}~09azAZ@x-y.test>", True),
+    (f"<a@{LABEL}.test>", True),
+    (f"<{'l' * (254 - 64)}@{LABEL}>", True),
+    (f"<{'l' * (255 - 64)}@{LABEL}>", False),
+    (f"<a@{LABEL}x>", False),
+    ("<>", False),
+    ("<Postmaster>", False),
+    ("<a@b> SIZE=1", False),
+    (" <a@b>", False),
+    ("<a@b> ", False),
+    ("<@c:a@b>", False),
+    ('<"a"@b>', False),
+    ("<a@[192.0.2.1]>", False),
+    ("<a@-b>", False), ("<a@b->", False), ("<a@b.>", False), ("<a@.b>", False), ("<a@b..c>", False),
+    ("<.a@b>", False), ("<a.@b>", False), ("<a..b@c>", False), ("<a@b@c>", False), ("<a@b_c>", False),
+    ("<a b@c>", False), ("<a\\b@c>", False), ("<ä@b>", False), ("<a@ä>", False), ("<a@b>\n", False),
+    ("<a@b", False), ("a@b", False), ("<a@b>x", False),
+])  # fmt: skip
+def test_the_usual_line_is_read_at_once(text: str, quick: bool, keyword: Keyword) -> None:
+    assert (usual(text, keyword) is not None) is quick
+
+
+@given(text=st.text('aZ09!+-=._@<>"\\[]: é\r\n', max_size=20), keyword=st.sampled_from(VERBS))
+def test_what_is_read_at_once_is_read_alike(text: str, keyword: Keyword) -> None:
+    usual(f"<{text}>", keyword)

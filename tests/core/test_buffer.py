@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from itertools import pairwise
@@ -486,3 +487,59 @@ def test_an_idle_buffer_is_small() -> None:
     held = [getattr(buffer, name) for name in LineBuffer.__slots__]
     assert not [value for value in held if isinstance(value, bytes | bytearray) and value]
     assert sys.getsizeof(buffer) < 200
+
+
+# --- lines of a pattern -------------------------------------------------------------------------
+
+WORD = re.compile(rb"[a-z]+\r\n")
+
+
+def test_a_line_of_a_pattern_is_taken_whole() -> None:
+    buffer = LineBuffer(16, 16)
+    buffer.feed(b"one\r\ntwo\r\nthree")
+    matches = [buffer.next_match(WORD) for _ in range(3)]
+    assert [match and match[0] for match in matches] == [b"one\r\n", b"two\r\n", None]
+    assert buffer.next_line() is None
+    buffer.feed(b"\r\nfour\r\n")
+    assert buffer.next_match(WORD) is None  # begun: the rest of it is no line
+    assert (buffer.next_line(), len(buffer)) == ("three", 6)
+    match = buffer.next_match(WORD)
+    assert (match and match[0], len(buffer)) == (b"four\r\n", 0)
+    assert buffer.next_match(WORD) is None
+
+
+@pytest.mark.parametrize(("line", "taken"), [(b"x" * 14, True), (b"x" * 15, False)])
+def test_a_line_of_a_pattern_is_not_longer_than_any_other(line: bytes, taken: bool) -> None:
+    buffer = LineBuffer(16, 24)
+    buffer.feed(line + b"\r\n")
+    assert (buffer.next_match(WORD) is not None) is taken
+    assert len(buffer) == (0 if taken else len(line) + 2)
+
+
+def test_what_does_not_match_is_left_to_be_read() -> None:
+    buffer = LineBuffer(16, 16)
+    buffer.feed(b"ONE\r\n")
+    assert buffer.next_match(WORD) is None
+    assert buffer.next_line() == "ONE"
+
+
+# --- how much may be held -----------------------------------------------------------------------
+
+
+def test_a_feed_is_refused_where_enough_is_held() -> None:
+    buffer = LineBuffer(16, 16)
+    assert buffer.feed(b"x" * 99, 10)  # whoever has used up what was there is not refused
+    assert not buffer.feed(b"y", 99)
+    assert len(buffer) == 99
+    assert buffer.feed(b"y", 100)
+    assert buffer.feed(b"z")
+    assert len(buffer) == 101
+
+
+def test_the_beginning_of_a_line_is_held_too() -> None:
+    buffer = LineBuffer(16, 16)
+    buffer.feed(b"NOO")
+    assert buffer.next_line() is None
+    assert not buffer.feed(b"P", 3)
+    assert buffer.feed(b"P\r\n", 4)
+    assert buffer.next_line() == "NOOP"

@@ -190,6 +190,7 @@ def test_a_connection_begins_in_this_order() -> None:
     assert connection.next_event() == TimerChanged("session_timeout", 3600.0)
     assert connection.next_event() == TimerChanged("socket_timeout", 60.0)
     assert connection.next_event() == TimerChanged("command_timeout", 300.0)
+    assert connection.next_event() == TimerChanged("data_timeout", 3600.0)
     assert connection.next_event() == TimerChanged("proxy_timeout", 5.0)
     assert connection.next_event() is NEED_DATA
     connection.receive_data(HEADER)

@@ -248,7 +248,7 @@ def watch(connection: Connection, answers: Given, fed: int, most_recipients: int
     while True:
         event = connection.next_event()
         assert len(core.buffer) <= core.high_water + fed
-        assert len(core.events) <= 4
+        assert len(core.events) <= 5
         assert len(core.out) <= MANY_REPLIES + most_recipients
         if event is Signal.SEND:
             connection.data_to_send()

@@ -16,7 +16,7 @@ from smtpproto_asyncio import _connection as on_asyncio
 from smtpproto_blocking import _server as on_blocking
 from smtpproto_kit import runtime_named
 from smtpproto_server import Peer, ServerCore
-from smtpproto_server._effects import Ask, Close, Outcome, Receive, Send
+from smtpproto_server._effects import Ask, Close, Outcome, Receive
 
 if TYPE_CHECKING:
     import socket
@@ -122,11 +122,9 @@ class HookAfterTheEnd(Fault):
 class LostReply(Fault):
     """Of several replies at once the last is lost."""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
-        if isinstance(effect, Send):
-            lines = effect.data.splitlines(keepends=True)
-            effect.data = b"".join(lines[:-1] or lines)
-        return super()._perform(effect)
+    def send_at_once(self, data: bytes) -> bytes | None:
+        lines = data.splitlines(keepends=True)
+        return super().send_at_once(b"".join(lines[:-1] or lines))
 
 
 class TornReply(Fault):
@@ -134,11 +132,11 @@ class TornReply(Fault):
 
     torn: bytes = b""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
-        if isinstance(effect, Send) and len(effect.data) > SHORT:
-            data = self.torn + effect.data
-            effect.data, self.torn = data[:-1], data[-1:]
-        return super()._perform(effect)
+    def send_at_once(self, data: bytes) -> bytes | None:
+        if len(data) > SHORT:
+            data = self.torn + data
+            data, self.torn = data[:-1], data[-1:]
+        return super().send_at_once(data)
 
 
 class ClosesWithoutWaiting(ServerCore):

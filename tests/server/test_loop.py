@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import trustme
 
-from smtpproto import Accept, Connection, Reject, Signal, State
+from smtpproto import ACCEPT, Accept, Connection, Reject, Signal, State
 from smtpproto_server import (
+    NOT_NOW,
     PULL,
     Ask,
     AsyncStream,
+    AtOnce,
     Close,
     Deliver,
     Failed,
@@ -25,6 +27,7 @@ from smtpproto_server import (
     Stream,
     StreamAborted,
 )
+from smtpproto_server._hooks import HookError
 from smtpproto_server._loop import LAST_WORDS, LINGER, LINGER_OCTETS, MAX_UNSENT, Serving
 
 if TYPE_CHECKING:
@@ -1586,8 +1589,120 @@ def test_streams_are_made_over_the_body() -> None:
     play.say(DATA)
     body = play.body()
     assert Stream(body, bytes).byte_length == 0
-    assert AsyncStream(body, nothing).refusal is None
+    assert AsyncStream(body, nothing, lambda _: None).refusal is None
 
 
-async def nothing() -> bytes:
+async def nothing(_body: MessageBody) -> bytes:
     return b""
+
+
+# --- what needs no waiting ----------------------------------------------------------------------
+
+
+class Prompt(AtOnce):
+    """An adapter that sends at once, and whose hooks give at once what they are told to."""
+
+    def __init__(self, play: Play, *results: Any) -> None:
+        self.play = play
+        self.results = list(results)
+        self.called: list[str] = []
+        self.delivered: list[bytes] = []
+        play.serving.at_once = self
+
+    def send_at_once(self, data: bytes) -> bytes | None:
+        self.play.raw += data
+        return None
+
+    def call_at_once(self, ask: Ask) -> Any:
+        self.called.append(ask.name)
+        return self.next()
+
+    def deliver_at_once(self, data: bytes) -> Any:
+        self.delivered.append(data)
+        return self.next()
+
+    def next(self) -> Any:
+        result = self.results.pop(0)
+        return result() if callable(result) else result
+
+
+def test_a_hook_that_answers_at_once_is_not_asked() -> None:
+    play = Play(on_mail_from=hook, on_rcpt_to=hook)
+    prompt = Prompt(play, None, Reject(550, "5.7.1", "not you"), Failed(ValueError()), 17, ACCEPT)
+    rcpt = b"RCPT TO:<b@y.test>\r\n"
+    refused = b"550 5.7.1 not you\r\n"
+    assert play.say(b"MAIL FROM:<a@x.test>\r\n" + 4 * rcpt).splitlines(keepends=True) == [
+        b"250 2.1.0 Accepted\r\n", refused, BROKEN, BROKEN, b"250 2.1.5 Accepted\r\n"
+    ]  # fmt: skip
+    assert prompt.called == ["on_mail_from"] + ["on_rcpt_to"] * 4
+    assert [type(error) for error, _ in play.errors] == [ValueError, HookError]
+
+
+def test_a_hook_that_has_to_wait_is_asked_then() -> None:
+    play = Play(on_mail_from=hook)
+    Prompt(play, NOT_NOW)
+    assert play.say(b"MAIL FROM:<a@x.test>\r\n") == b""
+    play.asks("on_mail_from")
+    play.resume(None)
+    assert play.sent() == b"250 2.1.0 Accepted\r\n"
+
+
+def test_a_server_that_a_hook_stops_at_once_is_stopped() -> None:
+    play = Play(on_mail_from=hook)
+    Prompt(play, lambda: play.serving.stop(now=True))
+    assert play.say(b"MAIL FROM:<a@x.test>\r\n") == DOWN
+    play.ends(lingers=True)
+
+
+def test_a_message_is_pulled_and_answered_at_once() -> None:
+    play = Play(on_data=hook)
+    prompt = Prompt(play, PULL, PULL, lambda: play.serving.chunk_at_hand() or "that was all")
+    assert play.say(DATA).endswith(GO_ON)
+    assert play.say(b"one\r\n") == b""
+    assert play.say(b"two\r\n.\r\n") == b"250 2.6.0 that was all\r\n"
+    assert prompt.delivered == [b"one\r\n", b"two\r\n"]
+
+
+def test_a_hook_that_waits_for_something_else_is_delivered_to() -> None:
+    play = Play(on_data=hook)
+    prompt = Prompt(play, PULL, NOT_NOW, PULL, NOT_NOW)
+    play.say(DATA)
+    play.say(b"one\r\n")
+    assert play.delivered() == b"one\r\n"
+    play.resume(PULL)
+    play.say(b"two\r\n.\r\n")
+    assert prompt.delivered == [b"one\r\n", b"two\r\n"]
+    play.resume(PULL)
+    assert play.delivered() == b""
+    play.resume(None)
+    assert play.sent() == QUEUED
+
+
+def test_a_hook_that_is_recalled_from_its_pull_is_asked_again_and_loses_nothing() -> None:
+    play = Play(on_data=hook)
+    prompt = Prompt(play, PULL, None)
+    play.say(DATA)
+    play.serving.recalled = True
+    play.resume(STOPPED)
+    play.asks("on_data")
+    assert not play.serving.recalled
+    play.resume(PULL)
+    assert play.say(b"one\r\n.\r\n") == QUEUED
+    assert prompt.delivered == [b"one\r\n"]
+
+
+def test_a_hook_is_recalled_behind_a_reply_that_the_client_does_not_take() -> None:
+    play = Play(on_data=hook)
+
+    class Slow(Prompt):
+        def send_at_once(self, data: bytes) -> bytes | None:
+            self.play.raw += data
+            return b""  # it is on the way
+
+    Slow(play, PULL)
+    play.sends = False
+    play.say(DATA)
+    assert play.send.data == b""
+    play.serving.recalled = True
+    play.resume(STOPPED)
+    play.asks("on_data")

@@ -24,7 +24,9 @@ class Read:
         self.body = MessageBody(IncomingMessage(size=10, enforce=True, reject_bare_newlines=True))
         self.left = list(chunks)
         self.stream: Any = (
-            AsyncStream(self.body, self.pull_async) if coloured else Stream(self.body, self.pull)
+            AsyncStream(self.body, self.pull_async, lambda _: None)
+            if coloured
+            else Stream(self.body, self.pull)
         )
         self.coloured = coloured
 
@@ -34,7 +36,8 @@ class Read:
             raise chunk
         return chunk
 
-    async def pull_async(self) -> bytes:
+    async def pull_async(self, body: MessageBody) -> bytes:
+        assert body is self.body
         return self.pull()
 
     def read(self, *n: int) -> bytes:
@@ -128,7 +131,7 @@ def test_a_stream_that_is_aborted_while_it_waits_raises(coloured: bool) -> None:
         body.aborted = "timeout"
         return b""
 
-    async def abort_async() -> bytes:
+    async def abort_async(_body: MessageBody) -> bytes:
         return abort()
 
     read.stream._pull = abort_async if coloured else abort

@@ -119,7 +119,7 @@ class ManyReplies(Changing):
 
 class ManyEvents(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
-        self._core.events += [TimerChanged("socket_timeout", None)] * 5
+        self._core.events += [TimerChanged("socket_timeout", None)] * 6
         return event
 
 
@@ -292,7 +292,7 @@ FAULTS: Final[list[tuple[type[Connection], str, str, list[str | bytes], Fields]]
     (BareNewlines, "I4", "without its CRLF", [], {}),
     (CodeOfAnotherClass, "I4", "'250 5.0.0 OK' is of two classes", [HELLO, "NOOP"], {}),
     (ManyReplies, "I5", "2001 replies are held", [HELLO], {}),
-    (ManyEvents, "I5", "events are held, and 4 are the most", [], {}),
+    (ManyEvents, "I5", "events are held, and 5 are the most", [], {}),
     (EventBehindTheEnd, "I6", "came behind ConnectionClosed", ["QUIT", "NOOP"], {}),
     (PlaintextKept, "I7", "6 octets behind STARTTLS", [b"STARTTLS\r\nNOOP\r\n"], {}),
     (HelloKept, "I7", "still known: {'HELO': 'EHLO'}", [HELLO, "STARTTLS"], {}),
