@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import subprocess
@@ -135,7 +136,10 @@ def project_has_these(told: str) -> None:
 
 
 def module_takes_these_options(module: str, arguments: str) -> None:
-    takes_these_options(["-m", module], arguments)
+    named = itertools.takewhile(
+        str.isalpha, arguments.split()
+    )  # a command of the module's has its own options
+    takes_these_options(["-m", module, *named], arguments)
 
 
 def program_takes_these_options(program: str, arguments: str) -> None:
@@ -193,6 +197,11 @@ def included_file_is_an_example(block: Block, _folder: Path) -> None:
     assert block.page.parent / block.kind.split()[1] in EXAMPLES
 
 
+def included_page_is_there(block: Block, _folder: Path) -> None:
+    """It is a page to all other tests."""
+    assert block.page.parent / block.kind.split()[1] in PAGES
+
+
 def foreign_python_compiles(block: Block, _folder: Path) -> None:
     """Code for another library, which is not installed here."""
     compile(block.text, str(block), "exec")
@@ -224,6 +233,7 @@ RULES: Final[Mapping[str, Callable[[Block, Path], None]]] = {
     "sh": shell_is_known,
     "console": console_begins_with_a_command,
     "{literalinclude}": included_file_is_an_example,
+    "{include}": included_page_is_there,
     "{code-block} python": foreign_python_compiles,
     "{code-block} text": is_a_drawing_or_such_a_file,
     "{code-block} ini": is_a_file_of_a_recipe,
@@ -240,7 +250,7 @@ RULES: Final[Mapping[str, Callable[[Block, Path], None]]] = {
 
 def rule_of(kind: str) -> Callable[[Block, Path], None] | None:
     first = kind.partition(" ")[0]
-    return RULES.get(kind) or (RULES.get(first) if first == "{literalinclude}" else None)
+    return RULES.get(kind) or (RULES.get(first) if first in {"{include}", "{literalinclude}"} else None)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)

@@ -1,0 +1,104 @@
+# What speed must not slip below: ratios of two servers in one run, and limits of memory.
+#
+# A ratio holds on any machine where both were measured under the same load at the same time; a time
+# holds on one machine. So there is no limit for a time.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from benchmarks.report import Report
+
+
+class Limit(NamedTuple):
+    """What a figure may be at the most, or with `over` its ratio to that of another server."""
+
+    workload: str
+    server: str
+    at_most: float
+    over: str = ""
+    figure: str = "cpu_us"
+
+    @property
+    def what(self) -> str:
+        """The ratio or the figure, in words."""
+        return f"{self.server}{self.over and ' / '}{self.over}{UNITS[self.figure]}"
+
+    def __str__(self) -> str:
+        return f"{self.workload}: {self.what}"
+
+
+UNITS: Final = {
+    "cpu_us": "",
+    "growth_mib": ", MiB over idle for each session",
+    "kib": ", KiB for each connection",
+}
+
+
+def ratios(server: str, over: str, **at_most: float) -> Iterator[Limit]:
+    """A limit for each workload, of the processor's time."""
+    return (Limit(workload, server, value, over) for workload, value in at_most.items())
+
+
+ON_SOCKETS: Final = (
+    "small10", "small50", "small200", "churn", "reuse10", "pipeline", "rcpt100", "commands", "large1m",
+    "pipeline1m", "large20m",
+)  # fmt: skip
+OURS: Final = ("asyncio", "asyncio-plain", "uvloop", "anyio", "trio", "gevent", "blocking")
+# Against the floor of the same style: what the protocol, its checks and the hooks may take.
+BESIDE_FLOORS: Final = (
+    *ratios(
+        "asyncio", "floor-asyncio",
+        small10=1.5, reuse10=1.5, churn=1.8, pipeline=2.5, rcpt100=5, commands=6, pipeline1m=1, large20m=1,
+    ),
+    *ratios("asyncio", "floor-buffered", pipeline1m=2.2, large20m=2.2),
+    *ratios("uvloop", "floor-uvloop-buffered", small10=1.4, reuse10=1.4, pipeline=2.7, pipeline1m=2.3),
+    *ratios("gevent", "floor-gevent", reuse10=1.6, pipeline=1.6, large1m=2.3, pipeline1m=2.3),
+    *ratios("blocking", "floor-threads", reuse10=1.6, pipeline=1.6, large1m=2.3, pipeline1m=2.3),
+    *ratios("anyio", "floor-anyio", reuse10=1.6, pipeline=1.6, large1m=2.3, pipeline1m=2.3),
+)  # fmt: skip
+BESIDE_PEERS: Final = (
+    *(
+        limit
+        for ours, theirs in (("asyncio", "aiosmtpd"), ("uvloop", "aiosmtpd-uvloop"))
+        for limit in ratios(
+            ours, theirs, small10=0.3, reuse10=0.2, pipeline=0.12, rcpt100=0.06, pipeline1m=0.06
+        )
+    ),
+    *(Limit(workload, "asyncio", 1.0, "node-smtp-server") for workload in ON_SOCKETS),
+    *ratios("asyncio", "smtp-sink", pipeline1m=1, large20m=1),
+)
+MEMORY: Final = (
+    *(Limit("large20m", server, 8.0, figure="growth_mib") for server in OURS),
+    Limit("idle2000", "asyncio", 6.0, figure="kib"),
+)
+LIMITS: Final = (*BESIDE_FLOORS, *BESIDE_PEERS, *MEMORY)
+
+
+class Verdict(NamedTuple):
+    """A limit, and what was measured; None if it was not."""
+
+    limit: Limit
+    measured: float | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is within the limit, or not known."""
+        return self.measured is None or self.measured <= self.limit.at_most
+
+
+def judged(report: Report, limits: Iterable[Limit] = LIMITS) -> list[Verdict]:
+    """Each limit with what the report has for it."""
+    return [Verdict(limit, measured(report, limit)) for limit in limits]
+
+
+def measured(report: Report, limit: Limit) -> float | None:
+    """The ratio of two medians, or a median."""
+    value = report.median(limit.workload, limit.server, limit.figure)
+    if not limit.over:
+        return value
+    other = report.median(limit.workload, limit.over, limit.figure)
+    return value / other if value is not None and other else None
