@@ -270,10 +270,10 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         self._wake(Outcome.TIMED_OUT)
 
     def _wake(self, outcome: Outcome | None = None) -> None:
-        if self._waiter is None:
-            self._resume(outcome)
-        elif not self._waiter.done():
+        if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(outcome)
+        else:
+            self._resume(outcome)
 
     # --- hooks ------------------------------------------------------------------------------------
 
