@@ -100,15 +100,7 @@ def read_path(
     if lenient:
         argument = BLANKS_BEFORE_COLON.sub(r"\1", argument)
     match = PATHS[keyword].match(argument)
-    address = None
-    if match is not None:
-        route, mailbox, local, domain, ipv6, special = match.groups()
-        if special is not None:
-            address = Address(special, special, "")
-        elif route is None and ipv6 is None and mailbox.isascii() and len(mailbox) <= MAX_MAILBOX:
-            address = Address(mailbox, local, domain)  # as nearly all are
-        elif route is None or all(map(is_domain, route.split(",@"))):
-            address = _mailbox(mailbox, local, domain, ipv6)
+    address = match and _path(*match.groups())
     if address is None and lenient:
         match = LENIENT_PATHS[keyword].match(argument)
         address = match and _lenient_mailbox(*match.groups())
@@ -175,6 +167,16 @@ def usual_address(match: re.Match[bytes]) -> Address:
 
 
 # --- what patterns cannot say -------------------------------------------------------------------
+
+
+def _path(  # noqa: PLR0917 - the groups of PATHS
+    route: str | None, mailbox: str, local: str, domain: str, ipv6: str | None, special: str | None
+) -> Address | None:
+    if special is not None:
+        return Address(special, special, "")
+    if route is not None and not all(map(is_domain, route.split(",@"))):
+        return None
+    return _mailbox(mailbox, local, domain, ipv6)
 
 
 def _mailbox(mailbox: str, local: str, domain: str, ipv6: str | None) -> Address | None:

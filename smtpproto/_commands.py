@@ -44,17 +44,8 @@ if TYPE_CHECKING:
     Usual = tuple[re.Pattern[bytes], Callable[[Core, Address, str], None]]
 
 __all__ = [
-    "USUAL",
-    "command_decided",
-    "expand_decided",
-    "hello_decided",
-    "help_decided",
-    "mail_decided",
-    "rcpt_decided",
-    "read_command",
-    "recipient_accepted",
-    "sender_accepted",
-    "verbs_without",
+    "USUAL", "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
+    "rcpt_decided", "read_command", "recipient_accepted", "sender_accepted", "verbs_without",
     "verify_decided",
 ]  # fmt: skip
 

@@ -218,7 +218,7 @@ class Connection:
         while not events:
             if core.question is not None:
                 return PAUSED
-            if core.ending and _end_is_due(core):
+            if (core.draining or core.overdue) and _end_is_due(core):
                 break
             if (core.flush or len(core.out) >= MANY_REPLIES) and core.out and len(core.buffer):
                 core.flush = False
@@ -284,7 +284,7 @@ class Connection:
         """
         core = self._core
         if kind == "session_timeout":
-            core.overdue = core.ending = True
+            core.overdue = True
             return
         states = _RUNS_IN.get(kind)
         if states is None:
@@ -323,7 +323,7 @@ class Connection:
         elif now:
             core.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
         else:
-            core.draining = core.ending = True
+            core.draining = True
             core.may_finish = core.state in _TRANSACTION
 
 

@@ -63,7 +63,7 @@ class Core:
     """What one connection knows."""
 
     __slots__ = (
-        "asks", "buffer", "coded", "connect_due", "draining", "ending", "entropy", "eof", "events",
+        "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events",
         "exchange", "exchanges", "failed_logins", "flush", "guarded", "high_water", "implicit_tls",
         "may_finish", "options", "out", "overdue", "peer", "proxy", "question", "refused", "session",
         "started", "state", "tls_available", "transfer", "unauthenticated", "unknown", "usual",
@@ -103,7 +103,6 @@ class Core:
         self.question: Event | None = None
         self.flush: bool = False
         self.eof: bool = False
-        self.ending: bool = False  # draining or overdue
         self.draining: bool = False
         self.may_finish: bool = False  # draining, but not before the end of the transaction
         self.overdue: bool = False

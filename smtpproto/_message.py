@@ -73,9 +73,11 @@ class IncomingMessage:
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.byte_length} octets{'' if self.complete else ' so far'}>"
 
-    def clip(self, content: bytes, limit: int) -> bytes:
+    def clip(self, content: bytes) -> bytes:
         """What of `content` is within the limit; octets beyond it are only counted."""
-        room = limit - self.delivered
+        if self.limit is None:
+            return content
+        room = self.limit - self.delivered
         self.delivered += len(content)
         return content if len(content) <= room else content[: max(room, 0)]
 
@@ -118,9 +120,7 @@ def read_message(core: Core) -> bool:
     if transfer is None or not (octets := core.buffer.take(max(FIRST_PIECE, transfer.reader.byte_length))):
         return False
     reader = transfer.reader
-    content = reader.feed(octets)
-    if transfer.limit is not None:
-        content = transfer.clip(content, transfer.limit)
+    content = transfer.clip(reader.feed(octets))
     if content:
         core.events.append(DataChunk(content))
     if reader.doomed and not transfer.doomed:
@@ -129,10 +129,7 @@ def read_message(core: Core) -> bool:
     if reader.finished:
         if reader.rest:
             core.buffer.unread(reader.rest)
-        if transfer.size is None and not transfer.doomed:
-            core.ask(DataFinished(reader.byte_length, size_exceeded=False, refusal=None))
-        else:
-            core.ask(DataFinished(reader.byte_length, transfer.size_exceeded, transfer.refusal))
+        core.ask(DataFinished(reader.byte_length, transfer.size_exceeded, transfer.refusal))
     return True
 
 

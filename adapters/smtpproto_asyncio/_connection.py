@@ -185,12 +185,7 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         return self.server.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self.server.read_buffer[:nbytes])
-        if self._standing and not self._inbox and not self._waiting.writing:
-            self._inbox = data  # what `take_in` does where nobody is asked
-            self._resume()
-            return
-        self.take_in(data)
+        self.take_in(bytes(self.server.read_buffer[:nbytes]))
         if self.full and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
@@ -297,11 +292,7 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
     def being_read(self) -> bool:
         """By the hook itself too."""
         reader = self._reader
-        return (
-            self._pulling is not None
-            or self._chunk is not None
-            or (reader is not None and reader.begun is not None)
-        )
+        return (reader is not None and reader.begun is not None) or super().being_read
 
     def next_chunk(self, body: MessageBody) -> Awaitable[bytes]:
         """Pulled by the hook itself, a chunk is what it is resumed with."""

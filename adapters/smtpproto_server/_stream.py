@@ -181,12 +181,7 @@ class AsyncStream(_Facts):
         return self
 
     async def __anext__(self) -> bytes:
-        body = self._body
-        if self._rest or body.ended or body.aborted is not None:
-            chunk = await self._next()
-        else:  # the same without a coroutine more, for each chunk that comes
-            at_hand = self._at_hand(body)
-            chunk = body.check(await self._pull(body) if at_hand is None else at_hand)
+        chunk = await self._next()
         if not chunk:
             raise StopAsyncIteration
         return chunk

@@ -136,9 +136,8 @@ def project_has_these(told: str) -> None:
 
 
 def module_takes_these_options(module: str, arguments: str) -> None:
-    named = itertools.takewhile(
-        str.isalpha, arguments.split()
-    )  # a command of the module's has its own options
+    # A command of the module's has options of its own.
+    named = itertools.takewhile(str.isalpha, arguments.split())
     takes_these_options(["-m", module, *named], arguments)
 
 
