@@ -196,6 +196,10 @@ def test_connections_that_come_and_go_leave_nothing_behind(runtime: Runtime, sec
             if i % 2:
                 client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             client.close()
+        # Accepted in their turn: when this one is greeted, none is left in the backlog.
+        with server.client(tls=secure).greeted() as last:
+            last.say("QUIT")
+            last.rest()
         wait_until(lambda: not server.server.peers)
         wait_until(lambda: descriptors() <= before)
         assert not server.server.connections
