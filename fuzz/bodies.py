@@ -67,7 +67,7 @@ def _insist_on(octets: bytes, sizes: tuple[int, int], *, strict: bool) -> Body:
 
 
 def _read(pieces: list[bytes], *, strict: bool) -> Body:
-    reader = DotReader(reject_bare_newlines=strict)
+    reader = DotReader("reject" if strict else "accept")
     content: list[bytes] = []
     behind: list[bytes] = []
     for piece in pieces:

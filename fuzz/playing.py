@@ -408,7 +408,7 @@ def _facts(connection: Connection) -> tuple[object, ...]:
         *[getattr(envelope, name) for name in _ENVELOPE], repr(envelope.dsn),
         *[getattr(core, name) for name in _CORE],
         len(core.buffer), core.buffer.line_pending, core.buffer.continuation, core.exchange is None,
-        core.transfer is None or (core.transfer.byte_length, core.transfer.doomed, core.transfer.delivered),
+        core.transfer is None or (core.transfer.byte_length, core.transfer.doomed, core.transfer.refusal),
     )  # fmt: skip
 
 

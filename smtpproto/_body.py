@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,7 @@ class DotReader:
 
     __slots__ = ("_place", "_strict", "byte_length", "doomed", "finished", "rest")
 
-    def __init__(self, *, reject_bare_newlines: bool) -> None:
+    def __init__(self, bare_newlines: Literal["reject", "accept"]) -> None:
         self.finished: bool = False
         """The end of data has come; nothing is kept back any more."""
         self.rest: bytes = b""
@@ -98,13 +98,13 @@ class DotReader:
         """A CR or LF outside CRLF was seen and is not accepted; no content follows."""
         self.byte_length: int = 0
         """Octets of the unstuffed message: those returned, and behind a bare newline those dropped."""
-        self._strict: bool = reject_bare_newlines  # and not doomed yet
+        self._strict: bool = bare_newlines == "reject"  # and not doomed yet
         self._place: _Place = _Place.LINE_START
 
     def feed(self, data: bytes) -> bytes:
         """Take in the next octets; return the content that they made certain."""
         place = self._place
-        if place is _TEXT or (place is _LINE_START and data[:1] not in b"."):
+        if place is _TEXT or (place is _LINE_START and data and data[0] != DOT):
             return self._read(data, 0)
         return self._resume(data)
 
@@ -140,8 +140,9 @@ class DotReader:
 
     def _read(self, data: bytes, at: int) -> bytes:
         """The octets from `at` on, which is at the inside of a line or before a line's first octet."""
-        # One look for any dot at all spares base64 and its like the slower search.
-        dotted = _STUFFED_LINE.search(data, at) if b"." in data else None
+        # Looking for any dot first spares base64 and its like, and short messages, the slower search.
+        dot = data.find(DOT, at)
+        dotted = _STUFFED_LINE.search(data, max(at, dot - 2)) if dot >= 0 else None
         end = data.find(END_OF_DATA, dotted.start()) if dotted else -1
         if end >= 0:
             self.finished, self._place = True, _Place.END

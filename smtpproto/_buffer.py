@@ -72,7 +72,7 @@ class LineBuffer:
         """
         self._limit: int = limit
         self._auth_limit: int = auth_limit
-        self._short: int = min(limit, auth_limit) - len(CRLF)  # no line up to here is too long
+        self._short: int = min(limit, auth_limit)  # no line up to here is too long
         self._chunk: bytes = b""
         self._at: int = 0  # how much of the chunk is consumed
         self._later: bytearray | None = None  # what was fed before the chunk was used up
@@ -92,42 +92,34 @@ class LineBuffer:
             self._later += data
         return True
 
-    def next_line(self) -> str | LineFault | None:
+    def next_line(self, usual: re.Pattern[bytes] | None = None) -> str | re.Match[bytes] | LineFault | None:
         """The next complete line without its CRLF, a fault, or None: more input is needed.
 
-        A line has one fault at most, reported as soon as it is certain, and perhaps ENDLESS behind
-        it. After ENDLESS nothing more comes.
+        A line that `usual` matches comes as the match. It is a pattern, with CRLF at its end, of
+        lines that have no fault. A line has one fault at most, reported as soon as it is certain,
+        and perhaps ENDLESS behind it. After ENDLESS nothing more comes.
         """
-        if self._begun is None:
-            chunk, at = self._chunk, self._at
-            end = chunk.find(CRLF, at)
-            if end < 0:
-                if at == len(chunk) and self._later is None:
-                    self._chunk, self._at = b"", 0
-                    return None
-            elif end - at <= self._short:
-                try:
-                    line = chunk[at:end].decode()
-                except UnicodeDecodeError:
-                    return self._careful_line()
-                if line.isprintable():
-                    self._at = end + 2
-                    return line
+        if self._begun is not None:
+            return self._careful_line()
+        chunk, at = self._chunk, self._at
+        if at == len(chunk):
+            if self._later is not None:
+                return self._careful_line()
+            self._chunk, self._at = b"", 0
+            return None
+        if usual is not None and (match := usual.match(chunk, at)) is not None:
+            end = match.end()
+            if end - at <= self._short:
+                self._at = end
+                return match
+        end = chunk.find(CRLF, at)
+        if 0 <= end <= at + self._short - 2:
+            # A surrogate is not printable, so octets that are not UTF-8 go the careful way.
+            line = chunk[at:end].decode("utf-8", "surrogateescape")
+            if line.isprintable():
+                self._at = end + 2
+                return line
         return self._careful_line()
-
-    def next_match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
-        """Take the next line if `pattern`, which ends with CRLF, matches it; else nothing is taken.
-
-        Only for a pattern of lines that `next_line` would hand out too.
-        """
-        at = self._at
-        if at == len(self._chunk) or self._begun is not None:
-            return None
-        match = pattern.match(self._chunk, at)
-        if match is None or match.end() - at > self._short + 2:
-            return None
-        self._at = match.end()
-        return match
 
     @property
     def line_pending(self) -> bool:
@@ -228,7 +220,7 @@ class LineBuffer:
             return LineFault.ENDLESS
         if end >= 0:
             self._begun = None
-        return self.next_line()
+        return self._careful_line()
 
     def _put_back_begun(self) -> None:
         if isinstance(self._begun, bytearray):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from smtpproto._core import Core
     from smtpproto._login import Exchange
 
-    Usual = tuple[re.Pattern[bytes], Callable[[Core, Address, str], None]]
+    Usual = tuple[re.Pattern[bytes] | None, Callable[[Core, Address, str], None]]
 
 __all__ = [
     "USUAL", "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
@@ -79,14 +79,14 @@ RULES: Final[Mapping[tuple[bool, bool], ParameterRules]] = {
 
 def read_command(core: Core) -> bool:
     """Take one line, if there is one, and answer it; False when more input is needed."""
-    usual = core.usual.get(core.state)
-    if usual is not None and (match := core.buffer.next_match(usual[0])) is not None:
-        core.flush = False
-        usual[1](core, usual_address(match), "")
-        return True
-    line = core.buffer.next_line()
+    usual, run = core.usual.get(core.state, NOT_USUAL)
+    line = core.buffer.next_line(usual)
     if line is None:
         return False
+    if isinstance(line, re.Match):
+        core.flush = False
+        run(core, usual_address(line), "")
+        return True
     if isinstance(line, LineFault):
         _answer_fault(core, line)
         return True
@@ -516,6 +516,7 @@ USUAL: Final[Mapping[State, Usual]] = {
     State.MAIL: (USUAL_RCPT, _recipient),
     State.RCPT: (USUAL_RCPT, _recipient),
 }
+NOT_USUAL: Final[Usual] = (None, _recipient)
 
 
 @lru_cache(maxsize=64)

@@ -220,7 +220,7 @@ class Connection:
                 return PAUSED
             if (core.draining or core.overdue) and _end_is_due(core):
                 break
-            if (core.flush or len(core.out) >= MANY_REPLIES) and core.out and len(core.buffer):
+            if core.out and (core.flush or len(core.out) >= MANY_REPLIES) and len(core.buffer):
                 core.flush = False
                 return SEND
             step = _READERS.get(core.state)

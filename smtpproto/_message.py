@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from smtpproto._core import Core
+    from smtpproto._options import Options
     from smtpproto._reply import Reply
 
 __all__ = ["IncomingMessage", "data", "data_decided", "message_decided", "read_message"]
@@ -37,49 +38,47 @@ MESSAGE_ENHANCED: Final[Mapping[int, str]] = {550: "5.7.1"}
 class IncomingMessage:
     """A message on its way in, as far as it has come: live, to be read by anybody."""
 
-    __slots__ = ("delivered", "doomed", "limit", "reader", "size")
+    __slots__ = (
+        "byte_length", "complete", "doomed", "enforce", "reader", "refusal", "size", "size_exceeded",
+    )  # fmt: skip
 
-    def __init__(self, *, size: int | None, enforce: bool, reject_bare_newlines: bool) -> None:
-        self.reader: DotReader = DotReader(reject_bare_newlines=reject_bare_newlines)
-        self.size: int | None = size
-        self.limit: int | None = size if enforce else None
-        self.delivered: int = 0
+    def __init__(self, options: Options) -> None:
+        self.reader: DotReader = DotReader(options.bare_newlines)
+        self.size: int | None = options.size
+        self.enforce: bool = options.enforce_size
         self.doomed: bool = False
-
-    @property
-    def byte_length(self) -> int:
+        self.byte_length: int = 0
         """Octets so far after unstuffing, those dropped included."""
-        return self.reader.byte_length
-
-    @property
-    def complete(self) -> bool:
+        self.complete: bool = False
         """The end of data was seen."""
-        return self.reader.finished
-
-    @property
-    def size_exceeded(self) -> bool:
+        self.size_exceeded: bool = False
         """`byte_length` is over the option `size`."""
-        return self.size is not None and self.reader.byte_length > self.size
-
-    @property
-    def refusal(self) -> Reject | None:
+        self.refusal: Reject | None = None
         """What the library itself will answer; the newline goes before the size."""
-        if self.doomed:
-            return BARE_NEWLINES
-        if self.limit is not None and self.size_exceeded:
-            return Reject(552, "5.3.4", say.too_large(self.limit).lines)
-        return None
 
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.byte_length} octets{'' if self.complete else ' so far'}>"
 
-    def clip(self, content: bytes) -> bytes:
-        """What of `content` is within the limit; octets beyond it are only counted."""
-        if self.limit is None:
+    def take(self, octets: bytes) -> bytes:
+        """Take in the next octets; return the content to be handed on."""
+        reader = self.reader
+        content = reader.feed(octets)
+        before, self.byte_length = self.byte_length, reader.byte_length
+        self.complete = reader.finished
+        if self.size is not None and self.byte_length > self.size:
+            content = self._exceed(self.size, content, self.size - before)
+        if reader.doomed:
+            self.refusal = BARE_NEWLINES
+        return content
+
+    def _exceed(self, size: int, content: bytes, room: int) -> bytes:
+        """Octets beyond the limit are only counted."""
+        self.size_exceeded = True
+        if not self.enforce:
             return content
-        room = self.limit - self.delivered
-        self.delivered += len(content)
-        return content if len(content) <= room else content[: max(room, 0)]
+        if self.refusal is None:
+            self.refusal = Reject(552, "5.3.4", say.too_large(size).lines)
+        return content[: max(room, 0)]
 
 
 def data(core: Core, argument: str) -> None:
@@ -102,14 +101,9 @@ def data_decided(core: Core, _event: DataRequested, decision: Accept | Reject) -
 
 
 def _start(core: Core) -> None:
-    options = core.options
     core.out.append(SEND_DATA)
     core.state = AFTER[core.state][DATA]
-    transfer = core.transfer = IncomingMessage(
-        size=options.size,
-        enforce=options.enforce_size,
-        reject_bare_newlines=options.bare_newlines == "reject",
-    )
+    transfer = core.transfer = IncomingMessage(core.options)
     core.events.append(DataStarted(core.session, transfer))
 
 
@@ -117,19 +111,22 @@ def read_message(core: Core) -> bool:
     """Take what has come in; False when there was nothing."""
     transfer = core.transfer
     # Little at first: what lies behind a short message in the same feed goes back into the buffer.
-    if transfer is None or not (octets := core.buffer.take(max(FIRST_PIECE, transfer.reader.byte_length))):
+    if transfer is None:
         return False
-    reader = transfer.reader
-    content = transfer.clip(reader.feed(octets))
+    length = transfer.byte_length
+    octets = core.buffer.take(length if length > FIRST_PIECE else FIRST_PIECE)  # noqa: FURB136 - max() is slow
+    if not octets:
+        return False
+    content = transfer.take(octets)
     if content:
         core.events.append(DataChunk(content))
-    if reader.doomed and not transfer.doomed:
+    if transfer.reader.doomed and not transfer.doomed:
         transfer.doomed = True
         core.tell(DataAborted("bare_newline"))
-    if reader.finished:
-        if reader.rest:
-            core.buffer.unread(reader.rest)
-        core.ask(DataFinished(reader.byte_length, transfer.size_exceeded, transfer.refusal))
+    if transfer.complete:
+        if transfer.reader.rest:
+            core.buffer.unread(transfer.reader.rest)
+        core.ask(DataFinished(transfer.byte_length, transfer.size_exceeded, transfer.refusal))
     return True
 
 

@@ -41,7 +41,7 @@ def unended(content: bytes, length: int, *, doomed: bool = False) -> Outcome:
 
 
 def read(pieces: Sequence[bytes], *, reject: bool) -> Outcome:
-    reader = DotReader(reject_bare_newlines=reject)
+    reader = DotReader("reject" if reject else "accept")
     content = b"".join(reader.feed(piece) for piece in pieces)
     return Outcome(content, reader.finished, reader.rest, reader.doomed, reader.byte_length)
 
@@ -207,7 +207,7 @@ def test_an_open_end_keeps_back_what_the_next_octet_decides(
 
 
 def test_octets_fed_behind_the_end_are_rest_as_well() -> None:
-    reader = DotReader(reject_bare_newlines=True)
+    reader = DotReader("reject")
     assert [reader.feed(piece) for piece in (b".\r", b"\nQU", b"IT\r", b"\n.")] == [b"", b"", b"", b""]
     assert (reader.finished, reader.rest, reader.byte_length) == (True, b"QUIT\r\n.", 0)
 
@@ -218,7 +218,7 @@ def test_octets_fed_behind_the_end_are_rest_as_well() -> None:
 def test_a_chunk_with_nothing_to_take_out_is_the_same_object(
     before: bytes, chunk: bytes, reject: bool
 ) -> None:
-    reader = DotReader(reject_bare_newlines=reject)
+    reader = DotReader("reject" if reject else "accept")
     reader.feed(before)
     assert reader.feed(chunk) is chunk
 
@@ -254,7 +254,7 @@ def test_before_the_end_at_most_two_octets_and_the_stuffing_are_missing(
     pieces: list[bytes], reject: bool
 ) -> None:
     # Two naive endings bracket what is certain: whatever comes next cannot change it.
-    reader = DotReader(reject_bare_newlines=reject)
+    reader = DotReader("reject" if reject else "accept")
     fed, content = b"", b""
     for piece in pieces:
         fed, content = fed + piece, content + reader.feed(piece)
@@ -319,7 +319,7 @@ def test_octets_one_by_one_cost_the_same_each(line: bytes, reject: bool) -> None
 
 @MODES
 def test_between_feeds_a_reader_holds_a_place_and_no_octets(reject: bool) -> None:
-    reader = DotReader(reject_bare_newlines=reject)
+    reader = DotReader("reject" if reject else "accept")
     for piece in (b"x\r\n.", b"\r", b"x" * 70_000, b"\r", b"\n.\r"):
         reader.feed(piece)
         held = [value for name in DotReader.__slots__ if isinstance(value := getattr(reader, name), bytes)]

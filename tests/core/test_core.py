@@ -36,7 +36,7 @@ def made(*, asks: frozenset[Any] = frozenset(), peer: str = "192.0.2.1", **optio
 
 
 def transfer() -> IncomingMessage:
-    return IncomingMessage(size=None, enforce=True, reject_bare_newlines=True)
+    return IncomingMessage(Options())
 
 
 @pytest.mark.parametrize("signal", Signal)
@@ -136,7 +136,7 @@ def test_a_message_that_has_not_ended_is_aborted() -> None:
 def test_a_message_whose_end_nobody_has_seen_is_aborted() -> None:
     core = made()
     message = core.transfer = transfer()
-    message.reader.feed(b".\r\n")
+    message.take(b".\r\n")
     core.ask(DataFinished(0, size_exceeded=False, refusal=None))
     core.close("timeout", "timeout")
     assert core.events == [DataAborted("timeout"), ConnectionClosed("timeout")]
@@ -145,7 +145,7 @@ def test_a_message_whose_end_nobody_has_seen_is_aborted() -> None:
 def test_a_message_whose_end_was_seen_is_not_aborted_any_more() -> None:
     core = made()
     message = core.transfer = transfer()
-    message.reader.feed(b".\r\n")
+    message.take(b".\r\n")
     core.ask(DataFinished(0, size_exceeded=False, refusal=None))
     core.events.clear()
     core.close("connection lost")

@@ -27,6 +27,7 @@ from smtpproto._events import (
     TransactionReset,
 )
 from smtpproto._message import IncomingMessage
+from smtpproto._options import Options
 from smtpproto._sasl import PlainCredentials
 from smtpproto._session import Session
 
@@ -78,7 +79,7 @@ def test_an_event_is_small(kind: type[Event]) -> None:
 def test_events_are_equal_when_what_they_say_is() -> None:
     assert DataChunk(b"a") == DataChunk(b"a") != DataChunk(b"b")
     session = Session()
-    messages = [IncomingMessage(size=None, enforce=True, reject_bare_newlines=True) for _ in "12"]
+    messages = [IncomingMessage(Options()) for _ in "12"]
     assert DataStarted(session, messages[0]) == DataStarted(session, messages[1])
 
 

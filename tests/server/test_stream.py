@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtpproto import IncomingMessage
+from smtpproto import IncomingMessage, Options
 from smtpproto_server import AsyncStream, MessageBody, Outcome, Stream, StreamAborted
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Read:
     """A stream of either colour over given chunks, read in plain words."""
 
     def __init__(self, coloured: bool, *chunks: bytes | BaseException) -> None:
-        self.body = MessageBody(IncomingMessage(size=10, enforce=True, reject_bare_newlines=True))
+        self.body = MessageBody(IncomingMessage(Options(size=10)))
         self.left = list(chunks)
         self.stream: Any = (
             AsyncStream(self.body, self.pull_async, lambda _: None)
@@ -204,6 +204,6 @@ def test_the_facts_of_the_message_are_live(coloured: bool) -> None:
         False,
         None,
     )
-    message.reader.feed(b"0123456789012\r\n.\r\n")
+    message.take(b"0123456789012\r\n.\r\n")
     assert (stream.byte_length, stream.size_exceeded, stream.complete) == (15, True, True)
     assert stream.refusal.code == 552
