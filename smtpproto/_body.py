@@ -142,16 +142,19 @@ class DotReader:
         """The octets from `at` on, which is at the inside of a line or before a line's first octet."""
         # Looking for any dot first spares base64 and its like, and short messages, the slower search.
         dot = data.find(DOT, at)
-        dotted = _STUFFED_LINE.search(data, max(at, dot - 2)) if dot >= 0 else None
-        end = data.find(END_OF_DATA, dotted.start()) if dotted else -1
+        found = _STUFFED_LINE.search(data, max(at, dot - 2)) if dot >= 0 else None
+        dotted = len(data) if found is None else found.start()
+        # Most pieces have no end, and that is known soonest from behind.
+        end = data.rfind(END_OF_DATA, dotted)
         if end >= 0:
+            end = data.find(END_OF_DATA, dotted)
             self.finished, self._place = True, _Place.END
             self.rest = data[end + len(END_OF_DATA) :]
             stop = end + 2
         else:
             stop = self._open_end(data, at)
         piece = data[at:stop]
-        content = piece.replace(STUFFED_LINE, b"\r\n") if dotted else piece
+        content = piece.replace(STUFFED_LINE, b"\r\n") if dotted < stop - 2 else piece
         if self._strict and not _only_crlf(piece):
             return self._doom_within(data, at, stop)
         self.byte_length += len(content)

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from smtpproto._core import Core
     from smtpproto._login import Exchange
 
-    Usual = tuple[re.Pattern[bytes] | None, Callable[[Core, Address, str], None]]
-
 __all__ = [
     "USUAL", "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
     "rcpt_decided", "read_command", "recipient_accepted", "sender_accepted", "verbs_without",
@@ -79,13 +77,14 @@ RULES: Final[Mapping[tuple[bool, bool], ParameterRules]] = {
 
 def read_command(core: Core) -> bool:
     """Take one line, if there is one, and answer it; False when more input is needed."""
-    usual, run = core.usual.get(core.state, NOT_USUAL)
-    line = core.buffer.next_line(usual)
+    usual = core.usual.get(core.state, NOT_USUAL)
+    line = core.buffer.next_line(usual.pattern)
     if line is None:
         return False
     if isinstance(line, re.Match):
         core.flush = False
-        run(core, usual_address(line), "")
+        if not core.guarded or _may_pass(core, usual.command):
+            usual.run(core, usual_address(line), "")
         return True
     if isinstance(line, LineFault):
         _answer_fault(core, line)
@@ -315,13 +314,13 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
         session.envelope = Envelope()
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=utf8))
         return
-    sender_accepted(core, event)
-    core.say(decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8))
+    sender_accepted(core, event, decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8))
 
 
-def sender_accepted(core: Core, event: MailRequested) -> None:
+def sender_accepted(core: Core, event: MailRequested, reply: Reply = say.SENDER_OK) -> None:
     core.session.envelope.mail_from = event.address
     core.state = AFTER[core.state][MAIL]
+    core.out.append(reply.spellings[core.coded])
 
 
 def _rcpt(core: Core, argument: str) -> None:
@@ -357,13 +356,13 @@ def rcpt_decided(core: Core, event: RcptRequested, decision: Accept | Reject) ->
     if isinstance(decision, Reject):
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=envelope.smtp_utf8))
         return
-    recipient_accepted(core, event)
-    core.say(decided_reply(decision, say.RECIPIENT_OK, utf8=envelope.smtp_utf8))
+    recipient_accepted(core, event, decided_reply(decision, say.RECIPIENT_OK, utf8=envelope.smtp_utf8))
 
 
-def recipient_accepted(core: Core, event: RcptRequested) -> None:
+def recipient_accepted(core: Core, event: RcptRequested, reply: Reply = say.RECIPIENT_OK) -> None:
     core.session.envelope.rcpt_to.append(event.address)
     core.state = AFTER[core.state][RCPT]
+    core.out.append(reply.spellings[core.coded])
 
 
 def _rules(core: Core) -> ParameterRules:
@@ -510,13 +509,23 @@ VERBS: Final[Mapping[str, Command]] = {
 }
 
 
-# In these states the usual line, if nothing is asked of the session before, needs no more than this.
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """The line that mostly comes in a state."""
+
+    pattern: re.Pattern[bytes] | None
+    command: Command
+    run: Callable[[Core, Address, str], None]
+    """What is left of the command when the line was read by the pattern."""
+
+
+_USUAL_RCPT: Final = Usual(USUAL_RCPT, VERBS["RCPT"], _recipient)
 USUAL: Final[Mapping[State, Usual]] = {
-    State.READY: (USUAL_MAIL, _sender),
-    State.MAIL: (USUAL_RCPT, _recipient),
-    State.RCPT: (USUAL_RCPT, _recipient),
+    State.READY: Usual(USUAL_MAIL, VERBS["MAIL"], _sender),
+    State.MAIL: _USUAL_RCPT,
+    State.RCPT: _USUAL_RCPT,
 }
-NOT_USUAL: Final[Usual] = (None, _recipient)
+NOT_USUAL: Final = replace(_USUAL_RCPT, pattern=None)
 
 
 @lru_cache(maxsize=64)

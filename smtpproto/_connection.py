@@ -49,7 +49,7 @@ from smtpproto._events import (
 )
 from smtpproto._identity import bracketed, xclient_login_decided
 from smtpproto._login import LOGIN_CODES, login_decided
-from smtpproto._message import data_decided, message_decided, read_message
+from smtpproto._message import data_decided, message_accepted, message_decided, read_message
 from smtpproto._options import Options
 from smtpproto._peers import canonical_address
 from smtpproto._proxy import ProxyFault, ProxyReader
@@ -242,10 +242,9 @@ class Connection:
         event = core.question
         if event is None or core.events:
             raise DecisionError(f"{decision!r} answers nothing: no question is open")
-        if decision is ACCEPT and (usual := _USUAL.get(type(event))) is not None:
+        if decision is ACCEPT and (accepted := _ACCEPTED.get(type(event))) is not None:
             core.question = None
-            usual[0](core, event)
-            core.out.append(usual[1][core.coded])
+            accepted(core, event)
             return
         answer = _ANSWERS.get(type(event))
         if answer is None:
@@ -499,10 +498,11 @@ _ANSWERS: Final[Mapping[type[Event], Callable[[Core, Any, Any], None]]] = {
     CommandReceived: command_decided,
 }
 
-# What nearly every decision is: the plain yes to a mailbox. Its effect, and its reply in both spellings.
-_USUAL: Final[Mapping[type[Event], tuple[Callable[[Core, Any], None], tuple[bytes, bytes]]]] = {
-    MailRequested: (sender_accepted, say.SENDER_OK.spellings),
-    RcptRequested: (recipient_accepted, say.RECIPIENT_OK.spellings),
+# What nearly every decision is: the plain yes.
+_ACCEPTED: Final[Mapping[type[Event], Callable[[Core, Any], None]]] = {
+    MailRequested: sender_accepted,
+    RcptRequested: recipient_accepted,
+    DataFinished: message_accepted,
 }
 
 # Codes that Accept may carry besides 250.

@@ -91,7 +91,7 @@ class Core:
         self.verbs: Mapping[str, Command] = verbs
         self.coded: bool = options.coded
         self.guarded: bool = options.needs_upgrade or options.login_required
-        self.usual: Mapping[State, Usual] = _NOTHING_USUAL if self.guarded else usual
+        self.usual: Mapping[State, Usual] = usual
         self.implicit_tls: bool = options.secure and not options.secured
         self.high_water: int = HIGH_WATER + max(options.max_line_length, options.max_auth_line_length)
         self.peer: str = session.remote_address

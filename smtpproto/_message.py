@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smtpproto._options import Options
     from smtpproto._reply import Reply
 
-__all__ = ["IncomingMessage", "data", "data_decided", "message_decided", "read_message"]
+__all__ = ["IncomingMessage", "data", "data_decided", "message_accepted", "message_decided", "read_message"]
 
 # What every message needs: an enum's members are slow to find in CPython 3.11.
 DATA, END_OF_DATA = Step.DATA, Step.END_OF_DATA
@@ -130,21 +130,30 @@ def read_message(core: Core) -> bool:
     return True
 
 
+def message_accepted(core: Core, event: DataFinished) -> None:
+    if event.refusal is not None or core.options.lmtp:
+        message_decided(core, event, ACCEPT)
+        return
+    _end(core)
+    core.out.append(say.QUEUED.spellings[core.coded])
+
+
 def message_decided(
     core: Core, event: DataFinished, decision: Accept | Reject | Sequence[Accept | Reject]
 ) -> None:
     """Answer the message: once in SMTP, once for each accepted recipient in LMTP (RFC 2033 §4.2)."""
-    usual = decision is ACCEPT and event.refusal is None and not core.options.lmtp
-    replies = () if usual else _replies(core, event, decision)
-    core.transfer = None
-    core.flush = False  # its reply may go with those of the commands behind it
-    core.state = AFTER[core.state][END_OF_DATA]
-    if usual:
-        core.out.append(say.QUEUED.spellings[core.coded])
+    replies = _replies(core, event, decision)
+    _end(core)
     for reply in replies:
         core.conclude(reply)
         if reply.code == 421:  # noqa: PLR2004 - the last word is said once
             break
+
+
+def _end(core: Core) -> None:
+    core.transfer = None
+    core.flush = False  # its reply may go with those of the commands behind it
+    core.state = AFTER[core.state][END_OF_DATA]
     core.session.transaction += 1
     core.unknown = 0
     core.reset_transaction()
