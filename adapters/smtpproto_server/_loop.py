@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from smtpproto import (
     ACCEPT,
@@ -77,7 +78,7 @@ class Serving:
 
     __slots__ = (
         "_ask", "_body", "_channel", "_clock", "_close_reason", "_command_deadline", "_core",
-        "_data_left", "_deliver", "_finished", "_hook_timeout", "_min_data_rate", "_phase", "_phase_ends",
+        "_data_left", "_finished", "_hook_timeout", "_min_data_rate", "_phase", "_phase_ends", "_question",
         "_receive", "_send", "_server", "_session_ends", "_socket_timeout", "_stop_seen", "_unsent",
         "_window_left", "_window_octets", "at_once", "counted", "fault", "recalled", "stopping",
     )  # fmt: skip
@@ -110,8 +111,10 @@ class Serving:
         self._unsent: int = 0
         self._receive: Receive = Receive()
         self._send: Send = Send()
-        self._ask: Ask = Ask(self._output_for_hook)
-        self._deliver: Deliver = Deliver(self._ask)
+        # Two: what never changes from one question to the next need not be said again.
+        self._question: Ask = Ask(self._output_for_hook)
+        self._question.seconds = self._hook_timeout
+        self._ask: Ask | None = None
         self.at_once: AtOnce = _NOTHING_AT_ONCE
         """What the adapter can do without waiting; the rest becomes an effect."""
         self.recalled: bool = False
@@ -146,7 +149,7 @@ class Serving:
 
     def run(self) -> Generator[Effect, Any, None]:
         """Serve the connection; the adapter closes the socket when the generator ends."""
-        next_event, at_once, notes = self._core.next_event, self._answer_at_once, self._notes
+        next_event, notes = self._core.next_event, self._notes
         try:
             while True:
                 try:
@@ -158,9 +161,12 @@ class Serving:
                     yield from self._wait_for_peer()
                 elif event is _CLOSED:
                     break
+                elif (question := _QUESTIONS.get(type(event))) is not None:
+                    if not self._answer_at_once(event, question):
+                        yield from self._ask_hook(cast("Event", event), self._question)
                 elif (note := notes.get(type(event))) is not None:
                     note(self, event)
-                elif not at_once(event):
+                else:
                     yield from self._react(event)
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
             self._fail(error)
@@ -180,8 +186,6 @@ class Serving:
     def _react(self, event: Event | Signal) -> Generator[Effect, Any, None]:
         if event is Signal.SEND:
             return self._flush()
-        if type(event) in _QUESTIONS and isinstance(event, Event):
-            return self._ask_hook(event, self._ask)
         reaction = self._reactions.get(type(event))
         return _nothing() if reaction is None else reaction(self, event)
 
@@ -205,16 +209,19 @@ class Serving:
         return data
 
     def _flush(self) -> Generator[Effect, Any, None]:
-        data = self._output()
-        if data:
-            yield from self._transmit(data)
+        rest = self._flush_at_once()
+        if rest is not None:
+            yield from self._transmit(rest)
 
-    def _transmit(self, data: bytes) -> Generator[Effect, Any, None]:
-        """Send, at once if that can be."""
+    def _flush_at_once(self) -> bytes | None:
+        """Send what is ready, as far as that can be at once; None when all has gone."""
+        data = self._output()
+        if not data and not self._unsent:  # nothing, and nothing a hook was given may be left
+            return None
         self._unsent = 0
-        rest = self.at_once.send_at_once(data)
-        if rest is None:
-            return
+        return self.at_once.send_at_once(data)
+
+    def _transmit(self, rest: bytes) -> Generator[Effect, Any, None]:
         send = self._send
         send.data = rest
         limit = self._socket_timeout
@@ -237,9 +244,9 @@ class Serving:
     def _wait_for_peer(self, *, in_message: bool = False) -> Generator[Effect, Any, None]:
         """Send what is ready, then give the core the next octets, or what came instead."""
         core = self._core
-        data = self._output()
-        if data:
-            yield from self._transmit(data)
+        rest = self._flush_at_once()
+        if rest is not None:
+            yield from self._transmit(rest)
             if core.state is State.CLOSED:
                 return
         if self.stopping > self._stop_seen:
@@ -371,6 +378,8 @@ class Serving:
         lookup: bool = False,
     ) -> Ask:
         ask = self._ask
+        if ask is None:
+            ask = self._ask = Ask(self._output_for_hook)
         ask.name, ask.hook, ask.args = name, hook, args
         ask.watch, ask.body, ask.lookup, ask.seconds = watch, body, lookup, self._hook_timeout
         return ask
@@ -392,18 +401,15 @@ class Serving:
             return None
         return failure(name)
 
-    def _answer_at_once(self, event: Event | Signal) -> bool:
+    def _answer_at_once(self, event: Any, question: _Question) -> bool:
         """Put the event's question to its hook if that need not wait; False: nothing is decided yet."""
-        question = _QUESTIONS.get(type(event))
-        if question is None:
-            return False
-        name, arguments, without, nothing = question
-        core, server = self._core, self._server
+        core, server, name = self._core, self._server, question.hook
         hook = getattr(server, name)
         if hook is None:
-            core.decide(without)
+            core.decide(question.without)
             return True
-        ask = self._call(name, hook, arguments(event))
+        arguments, ask = question.arguments, self._question
+        ask.name, ask.hook, ask.args = name, hook, arguments(event)
         if server.flushes_first or self._unsent > MAX_UNSENT:
             return False
         result = self.at_once.call_at_once(ask)
@@ -411,10 +417,11 @@ class Serving:
             return False
         if self.stopping > self._stop_seen:  # the hook's own wish
             self._pass_on_stop()
-        if core.question is not event:
-            self._judge(name, result)
-        elif result is None and nothing is not None:
-            core.decide(nothing)
+            if core.question is not event:
+                self._judge(name, result)
+                return True
+        if result is None and question.nothing is not None:
+            core.decide(question.nothing)
         else:
             self._decide(name, result, event.auth if type(event) is AuthRequested else None)
         return True
@@ -444,10 +451,9 @@ class Serving:
 
     def _send_before_hook(self) -> Generator[Effect, Any, bool]:
         """What must be sent before a hook is called; False if the connection ended of it."""
-        if self._server.flushes_first:
-            yield from self._flush()
-        elif self._unsent > MAX_UNSENT:
-            yield from self._transmit(self._output())
+        if not self._server.flushes_first and self._unsent <= MAX_UNSENT:
+            return True
+        yield from self._flush()
         return self._core.state is not State.CLOSED
 
     def _look_up_from(self, event: Event, result: Any) -> Generator[Effect, Any, None]:
@@ -601,8 +607,8 @@ class Serving:
         while True:
             done, error = _step(channel)
             octets = channel.outgoing()  # TLS's own alert, too
-            if octets:
-                yield from self._transmit(octets)
+            if octets and (rest := self.at_once.send_at_once(octets)) is not None:
+                yield from self._transmit(rest)
             if self.stopping > self._stop_seen:
                 self._pass_on_stop()
             if done or error is not None:
@@ -632,7 +638,7 @@ class Serving:
         self._data_left = self._core.options.data_timeout
         self._finished = None
         body = self._body = MessageBody(event.message)
-        hook = server.hook("on_data")
+        hook = server.on_data
         result: Any = None
         if hook is not None and (yield from self._send_before_hook()):
             ask = self._call("on_data", hook, (event.session,), body=body)
@@ -654,7 +660,7 @@ class Serving:
 
     def _let_pull(self, ask: Ask) -> Generator[Effect, Any, Any]:
         """Call on_data and give it what it pulls; what it returns."""
-        at_once, deliver = self.at_once, self._deliver
+        at_once, deliver = self.at_once, Deliver(ask)
         effect: Ask | Deliver = ask
         result = at_once.call_at_once(ask)
         looked = True  # whoever pulls at once has seen that nothing is at hand
@@ -678,7 +684,7 @@ class Serving:
         try:
             chunk = None if looked else self.chunk_at_hand()
             while chunk is None:
-                if self.recalled or self._body is None or self._core.state is State.CLOSED:
+                if self.recalled or self._body is None or self._close_reason:
                     return None
                 yield from self._wait_for_peer(in_message=True)
                 chunk = self.chunk_at_hand()
@@ -729,10 +735,11 @@ class Serving:
     def _answer_message(self, body: MessageBody, result: Any) -> None:
         core = self._core
         refusal = body.message.refusal
-        if refusal is not None and _stream_aborted(result):
+        if result is None:
+            core.decide(ACCEPT)
+        elif refusal is not None and _stream_aborted(result):
             core.decide(refusal)
-            return
-        if isinstance(result, list | tuple) and core.options.lmtp:
+        elif isinstance(result, list | tuple) and core.options.lmtp:
             self._answer_each(result)
         else:
             self._decide("on_data", result)
@@ -810,7 +817,8 @@ _PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
 _PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
 
 
-class _Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Question:
     """A question that is simply put to a hook."""
 
     hook: str
