@@ -142,7 +142,7 @@ class DotReader:
         """The octets from `at` on, which is at the inside of a line or before a line's first octet."""
         # Looking for any dot first spares base64 and its like, and short messages, the slower search.
         dot = data.find(DOT, at)
-        found = _STUFFED_LINE.search(data, max(at, dot - 2)) if dot >= 0 else None
+        found = _STUFFED_LINE.search(data, at if dot < at + 2 else dot - 2) if dot >= 0 else None
         dotted = len(data) if found is None else found.start()
         # Most pieces have no end, and that is known soonest from behind.
         end = data.rfind(END_OF_DATA, dotted)

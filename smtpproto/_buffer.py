@@ -147,8 +147,9 @@ class LineBuffer:
                 return b""
             self._refill()
             chunk, at = self._chunk, 0
-        self._at = end = min(at + most, len(chunk))
-        return chunk[at:end]
+        taken = chunk[at : at + most]
+        self._at = at + len(taken)
+        return taken
 
     def take_all(self) -> bytes:
         """All octets that are held; the buffer is empty then."""

@@ -13,7 +13,7 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from smtpproto_server import NOT_NOW, PULL, Alarm, ColouredPeer, Failed, Outcome, Wait
+from smtpproto_server import NOT_NOW, PULL, Alarm, ColouredPeer, Failed, Outcome, Peer, Wait
 
 if TYPE_CHECKING:
     import socket
@@ -186,7 +186,7 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.take_in(bytes(self.server.read_buffer[:nbytes]))
-        if self.full and self._reading and self._transport is not None:
+        if self.full() and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
         self._wake()
@@ -288,15 +288,14 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         begun, ask.begun = ask.begun, None
         return self.step_hook(ask, begun, data)
 
-    @property
     def being_read(self) -> bool:
         """By the hook itself too."""
         reader = self._reader
-        return (reader is not None and reader.begun is not None) or super().being_read
+        return (reader is not None and reader.begun is not None) or Peer.being_read(self)
 
     def next_chunk(self, body: MessageBody) -> Awaitable[bytes]:
         """Pulled by the hook itself, a chunk is what it is resumed with."""
-        if asyncio.current_task(self._loop) is self.task and not self.being_read:
+        if asyncio.current_task(self._loop) is self.task and not self.being_read():
             return _trapped(PULL)
         return self.pull_chunk(body)
 

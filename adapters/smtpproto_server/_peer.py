@@ -27,6 +27,7 @@ READ_SIZE: Final = 64 * 1024  # octets
 READ_AHEAD: Final = 64 * 1024  # octets that may wait here for a hook before the socket is left alone
 FAIR: Final = 8  # reads or writes on end before the other connections get their turn
 PAST: Final = 0.0
+_TIMED_OUT: Final = Outcome.TIMED_OUT  # an enum's members are slow to find in CPython 3.11
 TOO_LATE: Final = "the stream belongs to on_data, which has returned"
 
 
@@ -143,11 +144,10 @@ class Peer(AtOnce, Generic[ServerT]):
 
     def chunk_at_hand(self, body: MessageBody) -> bytes | None:
         """The next chunk if no pull is needed for it, else None. Not for a hook in another thread."""
-        if self.being_read or body.ended or body.aborted is not None:
+        if body.ended or body.aborted is not None or self.being_read():
             return None
         return self.serving.chunk_at_hand()
 
-    @property
     def being_read(self) -> bool:
         """Somebody waits for the next chunk, or has begun to."""
         return self._pulling is not None or self._chunk is not None
@@ -155,7 +155,7 @@ class Peer(AtOnce, Generic[ServerT]):
     def begin_pull(self, body: MessageBody) -> object:
         """Stop the hook's clock while it waits for the client. Raises RuntimeError out of turn."""
         asking = self._asking
-        if self._pulling is not None or (asking is None and self.being_read):
+        if self._pulling is not None or (asking is None and self.being_read()):
             raise RuntimeError("the stream is being read already")
         # Somebody whom an earlier on_data left behind must not take octets of a later message.
         if asking is None or asking.body is not body or self._interrupted is not None:
@@ -196,16 +196,15 @@ class Peer(AtOnce, Generic[ServerT]):
     def watch(self) -> bool:
         """The socket can be read, or written, while a hook runs; False: there is nothing more to see."""
         self.write()
-        if self._asking is None or self._pulling is not None or self.eof or self.full:
+        if self._asking is None or self._pulling is not None or self.eof or self.full():
             return False
         data = self.read()
         if isinstance(data, bytes):
             self.take_in(data)
         if self.lost:
             self.interrupt(Outcome.LOST)
-        return not (self.lost or self.eof or self.full)
+        return not (self.lost or self.eof or self.full())
 
-    @property
     def full(self) -> bool:
         """So much has been read ahead that the socket is to be left alone."""
         return len(self._inbox) > READ_AHEAD
@@ -272,7 +271,7 @@ class Peer(AtOnce, Generic[ServerT]):
             if self._ready or late:
                 self._unwaited += 1
                 if self._unwaited > FAIR:
-                    yield from self._let_others_run()
+                    yield self._wait_until(PAST)  # the others have their turn
                 found = self.read()
                 if found is not None:
                     return found
@@ -281,7 +280,7 @@ class Peer(AtOnce, Generic[ServerT]):
                 return Outcome.STOPPED
             if late:
                 return Outcome.TIMED_OUT
-            late = (yield from self._wait_for(deadline, writing=False)) is Outcome.TIMED_OUT
+            late = (yield self._wait_until(deadline)) is _TIMED_OUT
             self._ready = True
 
     def _send(self, effect: Send) -> Generator[Step, Any, Outcome | None]:
@@ -289,7 +288,7 @@ class Peer(AtOnce, Generic[ServerT]):
             self._rest = bytes(self._rest) + effect.data if self._rest else effect.data
             self._unwaited += 1
             if self._unwaited > FAIR:
-                yield from self._let_others_run()
+                yield self._wait_until(PAST)
         late = False
         while not self.lost and not self.write():
             if self._woken:
@@ -297,7 +296,7 @@ class Peer(AtOnce, Generic[ServerT]):
                 return Outcome.STOPPED
             if late:
                 return Outcome.TIMED_OUT
-            late = (yield from self._wait_for(effect.deadline, writing=True)) is Outcome.TIMED_OUT
+            late = (yield self._wait_until(effect.deadline, writing=True)) is _TIMED_OUT
         if self.lost:
             return Outcome.LOST
         return Outcome.LOST if effect.last and not self.end_output() else None
@@ -401,14 +400,11 @@ class Peer(AtOnce, Generic[ServerT]):
 
     # --- time -------------------------------------------------------------------------------------
 
-    def _wait_for(self, deadline: float | None, *, writing: bool) -> Generator[Step, Any, Any]:
+    def _wait_until(self, deadline: float | None, *, writing: bool = False) -> Wait:
         wait = self._waiting
         wait.deadline, wait.writing = deadline, writing
         self._unwaited = 0
-        return (yield wait)
-
-    def _let_others_run(self) -> Generator[Step, Any, None]:
-        yield from self._wait_for(PAST, writing=False)
+        return wait
 
     def _start_limit(self, seconds: float) -> None:
         self._limit_at = self.serving.now() + seconds

@@ -32,7 +32,6 @@ class Fault(Peer[Any]):
 class LostBackpressure(Fault):
     """What the client sends is taken in, whether anybody wants it or not."""
 
-    @property
     def full(self) -> bool:
         return False
 
@@ -56,10 +55,10 @@ class LostBackpressure(Fault):
 class DroppedTimeout(Fault):
     """No time limit of the core's ever fires."""
 
-    def _wait_for(self, deadline: float | None, *, writing: bool) -> Any:
+    def _wait_until(self, deadline: float | None, *, writing: bool = False) -> Any:
         if deadline is not None and deadline > self.serving.now():
             deadline = None
-        return super()._wait_for(deadline, writing=writing)
+        return super()._wait_until(deadline, writing=writing)
 
 
 class AcceptedAfterCancellation(Fault):
