@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent.hub import Waiter
 
-from smtpproto_server import Alarm, Outcome, Peer, Wait, call_plain, plain_call
+from smtpproto_server import NOT_NOW, Alarm, Outcome, Peer, Wait, call_plain, plain_call
 
 if TYPE_CHECKING:
     import socket
@@ -35,7 +35,7 @@ class Connection(Peer["SMTPServer"]):
     """A connection in a greenlet."""
 
     __slots__ = (
-        "_alarm", "_greenlet", "_hub", "_limit", "_readable", "_turn", "_waiter", "_writable",
+        "_alarm", "_greenlet", "_hub", "_limit", "_noticing", "_readable", "_turn", "_waiter", "_writable",
     )  # fmt: skip
 
     def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
@@ -50,6 +50,7 @@ class Connection(Peer["SMTPServer"]):
         self._waiter: Waiter[Outcome | None] | None = None
         self._limit: Timer | None = None
         self._turn: object | None = None
+        self._noticing: object | None = None
         self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
         self._greenlet.start()
 
@@ -130,9 +131,23 @@ class Connection(Peer["SMTPServer"]):
 
     # --- hooks ------------------------------------------------------------------------------------
 
+    def call_at_once(self, ask: Ask) -> Any:
+        """All of it: who waits in a hook waits in this greenlet."""
+        if ask.body is not None:
+            return NOT_NOW
+        before = self.begin_ask(ask)
+        if before is not None:
+            return before
+        try:
+            result = self._call(ask)
+        except gevent.GreenletExit:  # as in _serve
+            self.lost, result = True, Outcome.LOST
+        return self.end_ask(ask, result)
+
     def _call(self, ask: Ask) -> Any:
         turn = self._turn = object()
-        when_it_waits = self._hub.loop.run_callback(self.flush)
+        if self._noticing is None:
+            self._noticing = self._hub.loop.run_callback(self._notice)
         call = plain_call(ask, self._pull)
         try:
             if ask.lookup:
@@ -141,9 +156,13 @@ class Connection(Peer["SMTPServer"]):
         except HookCancelled:
             return None
         finally:
-            when_it_waits.stop()
             if self._turn is turn:
                 self._turn = None
+
+    def _notice(self) -> None:
+        """The hub has come to turn: if a hook runs, it waits."""
+        self._noticing = None
+        self.flush()
 
     def cancel_hook(self) -> None:
         """The hook runs in the connection's own greenlet."""
@@ -162,12 +181,15 @@ class Connection(Peer["SMTPServer"]):
             self._limit = Timer(self._hub.loop, seconds, partial(self.interrupt, Outcome.TIMED_OUT))
 
     def _pull(self, body: MessageBody) -> bytes:
+        chunk = self.chunk_at_hand(body)
+        if chunk is not None:
+            return chunk
         pulling = self.begin_pull(body)
         try:
-            chunk: bytes = self._take(self.pull())
+            pulled: bytes = self._take(self.pull())
         finally:
             self.end_pull(pulling)
-        return chunk
+        return pulled
 
 
 class Timer:

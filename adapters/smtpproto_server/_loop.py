@@ -415,8 +415,8 @@ class Serving:
         result = self.at_once.call_at_once(ask)
         if result is NOT_NOW:
             return False
-        if self.stopping > self._stop_seen:  # the hook's own wish
-            self._pass_on_stop()
+        if self.stopping > self._stop_seen or (result is not None and isinstance(result, Outcome)):
+            self._note_outcome(result)
             if core.question is not event:
                 self._judge(name, result)
                 return True
@@ -458,10 +458,13 @@ class Serving:
 
     def _look_up_from(self, event: Event, result: Any) -> Generator[Effect, Any, None]:
         """Something else came while a hook ran: then the question may be open no longer."""
+        if result is Outcome.INTERRUPTED:
+            yield from self._hear_out(event)
+        self._note_outcome(result)
+
+    def _note_outcome(self, result: Any) -> None:
         if result is Outcome.LOST:
             self._peer_lost(self.fault)
-        elif result is Outcome.INTERRUPTED:
-            yield from self._hear_out(event)
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
 

@@ -302,6 +302,17 @@ class Peer(AtOnce, Generic[ServerT]):
         return Outcome.LOST if effect.last and not self.end_output() else None
 
     def _ask(self, ask: Ask) -> Generator[Step, Any, Any]:
+        before = self.begin_ask(ask)
+        if before is not None:
+            return before
+        result = self.end_ask(ask, (yield ask))
+        if self._chunk is not None:  # the loop has to come to the end of a pull that was given up
+            yield from self._chunk
+            self._chunk = None
+        return result
+
+    def begin_ask(self, ask: Ask) -> Outcome | None:
+        """Before a hook is called: an Outcome if it is not to be called at all."""
         if self.lost and not self.closed:
             return Outcome.LOST
         if ask.watch and self._inbox:
@@ -309,7 +320,10 @@ class Peer(AtOnce, Generic[ServerT]):
         self._asking, self._interrupted = ask, None
         if ask.seconds is not None:
             self._start_limit(ask.seconds)
-        result = yield ask
+        return None
+
+    def end_ask(self, ask: Ask, result: Any) -> Any:
+        """Behind the hook: what came of it."""
         if result is PULL and ask.seconds is not None and self._limit_at is not None:
             ask.seconds = self._limit_at - self.serving.now()  # what is left when it goes on
         self._asking = None
@@ -322,9 +336,6 @@ class Peer(AtOnce, Generic[ServerT]):
         if self._pulling is not None:  # by somebody the hook has left behind
             self._pulling = None
             self.wake()
-        if self._chunk is not None:  # the loop has to come to the end of a pull that was given up
-            yield from self._chunk
-            self._chunk = None
         return result
 
     def _deliver(self, effect: Deliver) -> Generator[Step, Any, Any]:
