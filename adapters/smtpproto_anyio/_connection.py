@@ -1,7 +1,8 @@
 # One connection on anyio: how to wait for its socket, and how to call a hook.
 #
-# One task serves the connection, and hooks run in it, each in a cancel scope of its own. A second
-# task watches the socket, but only while a hook waits for something else.
+# One task serves the connection, and hooks run in it, one after the other in a cancel scope that is
+# replaced when it has been used. A second task watches the socket, but only while a hook waits for
+# something else.
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from smtpproto_server import ColouredPeer, Failed, Outcome
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from anyio.abc import TaskGroup
 
     from smtpproto_anyio._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Wait
+    from smtpproto_server import Ask, MessageBody, Serving, Step, Wait
 
 __all__ = ["Connection"]
 
@@ -32,7 +33,7 @@ LAST_WORDS: Final = 5.0  # seconds that on_close may take when the connection wa
 class Connection(ColouredPeer["SMTPServer"]):
     """A connection in a task."""
 
-    __slots__ = ("_busy", "_hook", "_limit", "_tasks", "_waiting_in", "_watched", "_watcher")
+    __slots__ = ("_busy", "_hook", "_limit", "_stepping", "_tasks", "_waiting_in", "_watched", "_watcher")
 
     def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
         super().__init__(server, sock, serving)
@@ -41,6 +42,7 @@ class Connection(ColouredPeer["SMTPServer"]):
         self._watcher: anyio.CancelScope | None = None
         self._watched: bool = False
         self._busy: bool = False
+        self._stepping: bool = False
         self._hook: anyio.CancelScope | None = None
         self._limit: anyio.CancelScope | None = None
 
@@ -50,11 +52,11 @@ class Connection(ColouredPeer["SMTPServer"]):
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
-                    await self.take(steps)
+                    await self._take_all(steps)
                 except anyio.get_cancelled_exc_class():
                     self.lost = True
                     with anyio.move_on_after(LAST_WORDS, shield=True):
-                        await self.take(steps, Outcome.LOST)
+                        await self._take_all(steps, Outcome.LOST)
                     raise
                 finally:
                     self._tasks.cancel_scope.cancel()
@@ -63,13 +65,25 @@ class Connection(ColouredPeer["SMTPServer"]):
         finally:
             self.end()
 
+    async def _take_all(self, steps: Generator[Step, Any, None], value: Outcome | None = None) -> None:
+        while True:
+            try:
+                await self.take(steps, value)
+            except BaseException as error:
+                if isinstance(error, anyio.get_cancelled_exc_class()) and self.recall_hook(error):
+                    value = None  # a hook that reads the message is to hear of it first
+                    continue
+                self._leave_scope(error)
+                raise
+            self._leave_scope()
+            return
+
     # --- waiting ----------------------------------------------------------------------------------
 
     async def wait(self, step: Wait) -> Outcome | None:
         """In a cancel scope, which whatever happens cancels."""
-        now = anyio.current_time()
         deadline = math.inf if step.deadline is None else step.deadline
-        if deadline <= now:
+        if deadline <= 0:  # the others are to have their turn
             await anyio.lowlevel.checkpoint()
             return Outcome.TIMED_OUT
         with anyio.CancelScope(deadline=deadline) as scope:
@@ -83,7 +97,7 @@ class Connection(ColouredPeer["SMTPServer"]):
                     self._waiting_in = None
                 else:  # we were left behind by a hook, reading
                     self.wake()
-        return Outcome.TIMED_OUT if anyio.current_time() >= deadline else None
+        return Outcome.TIMED_OUT if scope.cancelled_caught and anyio.current_time() >= deadline else None
 
     async def _at_socket(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
         # Never two at a time: anyio forgets the second when the first leaves late.
@@ -139,18 +153,56 @@ class Connection(ColouredPeer["SMTPServer"]):
 
     # --- hooks ------------------------------------------------------------------------------------
 
+    def call_at_once(self, ask: Ask) -> Any:
+        """In the hooks' cancel scope too."""
+        self._enter_scope()
+        return super().call_at_once(ask)
+
+    def step_hook(self, ask: Ask, begun: Coroutine[Any, Any, Any], value: Any = None) -> Any:
+        """Nobody else comes to turn meanwhile."""
+        self._stepping = True
+        try:
+            return super().step_hook(ask, begun, value)
+        finally:
+            self._stepping = False
+
+    def in_hook(self) -> bool:
+        """In a step that is taken at once."""
+        return self._stepping
+
+    def read(self) -> bytes | Outcome | None:
+        """Nothing, when the hook it would be for is to hear of something else."""
+        return None if self.serving.recalled else super().read()
+
     async def call(self, ask: Ask) -> Any:
-        """In a cancel scope of its own."""
-        with anyio.CancelScope() as self._hook:
-            try:
-                return await self.call_hook(ask)
-            except (KeyboardInterrupt, GeneratorExit):
+        """In the hooks' cancel scope."""
+        scope = self._enter_scope()
+        try:
+            result = await self.call_hook(ask)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # whatever a hook raises is contained, unless it is our own
+            if not isinstance(error, Exception) and anyio.get_current_task().has_pending_cancellation():
+                if self._leave_scope(error):
+                    return None
                 raise
-            except BaseException as error:  # whatever a hook raises is contained, unless it is our own
-                if not isinstance(error, Exception) and anyio.get_current_task().has_pending_cancellation():
-                    raise
-                return Failed(error)
-        return None
+            result = Failed(error)
+        if scope.cancel_called:
+            self._leave_scope()
+        return result
+
+    def _enter_scope(self) -> anyio.CancelScope:
+        """What a hook enters, from its first step on, is then within."""
+        if self._hook is None:
+            self._hook = anyio.CancelScope().__enter__()
+        return self._hook
+
+    def _leave_scope(self, error: BaseException | None = None) -> bool | None:
+        """True if `error` was of the scope's own making and ends here."""
+        scope, self._hook = self._hook, None
+        if scope is None or error is None:
+            return None if scope is None else scope.__exit__(None, None, None)
+        return scope.__exit__(type(error), error, error.__traceback__)
 
     def cancel_hook(self) -> None:
         """The hook runs in a scope of its own."""

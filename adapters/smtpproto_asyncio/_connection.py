@@ -13,11 +13,11 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from smtpproto_server import NOT_NOW, PULL, Alarm, ColouredPeer, Failed, Outcome, Peer, Wait
+from smtpproto_server import Alarm, ColouredPeer, Failed, Outcome, Wait, trapped
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
     from smtpproto_asyncio._server import SMTPServer
     from smtpproto_server import Ask, MessageBody, Serving, Step
@@ -33,7 +33,7 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
     # Transports, as uvloop says nothing of a reset to those who watch a socket of their own.
     __slots__ = (
         "_alarm", "_calling", "_cancels", "_context", "_doomed", "_limit", "_loop", "_needed", "_over",
-        "_paused", "_reader", "_reading", "_standing", "_steps", "_transport", "_trap", "_waiter", "task",
+        "_paused", "_reading", "_standing", "_steps", "_transport", "_trap", "_waiter", "task",
     )  # fmt: skip
 
     pushed: ClassVar[bool] = True
@@ -46,7 +46,6 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._reading: bool = True
         self._paused: bool = False
-        self._reader: Ask | None = None  # whose hook has, or has had, the message
         self._limit: asyncio.TimerHandle | None = None
         self._cancels: int = 0
         self._doomed: int = 0
@@ -109,12 +108,9 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
             self._trap = trap  # as a task does: whoever it belongs to learns of it, and then the hook
             return
         self._standing = False
-        reader = self._reader
         if self._calling is not None:  # by a hook that reads the message
             self._go_on(error=error)
-        elif reader is not None and reader.begun is not None:
-            reader.thrown = error
-            self.serving.recalled = self._woken = True
+        elif self.recall_hook(error):
             self._go_on()
         else:
             # Somebody else's wish: the loop is ending. What is left is telling the application.
@@ -246,7 +242,7 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         """In the callbacks; in a task of the hook's own by a future."""
         outcome: Outcome | None
         if asyncio.current_task(self._loop) is self.task:
-            outcome = await _trapped(step)
+            outcome = await trapped(step)
             return outcome
         self._expect(step)
         waiter = self._waiter = self._loop.create_future()
@@ -272,32 +268,9 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     # --- hooks ------------------------------------------------------------------------------------
 
-    def call_at_once(self, ask: Ask) -> Any:
-        """A hook's first step is taken where the connection stands."""
-        if self.lost:
-            return NOT_NOW
-        if ask.body is not None:
-            self._reader = ask
-        return self.begin_hook(ask)
-
-    def deliver_at_once(self, data: bytes) -> Any:
-        """The hook that pulls goes on where the connection stands."""
-        ask = self._reader
-        if ask is None or ask.begun is None or ask.trap is not PULL:
-            return NOT_NOW
-        begun, ask.begun = ask.begun, None
-        return self.step_hook(ask, begun, data)
-
-    def being_read(self) -> bool:
-        """By the hook itself too."""
-        reader = self._reader
-        return (reader is not None and reader.begun is not None) or Peer.being_read(self)
-
-    def next_chunk(self, body: MessageBody) -> Awaitable[bytes]:
-        """Pulled by the hook itself, a chunk is what it is resumed with."""
-        if asyncio.current_task(self._loop) is self.task and not self.being_read():
-            return _trapped(PULL)
-        return self.pull_chunk(body)
+    def in_hook(self) -> bool:
+        """In the connection's own task."""
+        return asyncio.current_task(self._loop) is self.task
 
     async def call(self, ask: Ask) -> Any:
         """In the connection's own task."""
@@ -339,9 +312,3 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         """In the loop's executor."""
         call = partial(contextvars.copy_context().run, call)
         return await self._loop.run_in_executor(self.server.pool, call)
-
-
-@coroutine
-def _trapped(trap: Any) -> Generator[Any, Any, Any]:
-    """Await what is meant for whoever takes the hook's steps."""
-    return (yield trap)

@@ -31,6 +31,7 @@ from smtpproto_server._steps import (
     is_coroutine_function,
     plain_call,
     run_flushing,
+    trapped,
 )
 from smtpproto_server._stream import AsyncStream, MessageBody, Stream, StreamAborted
 from smtpproto_server._tls import TlsChannel, TlsContexts
@@ -43,4 +44,5 @@ __all__ = [
     "PlainServer", "Pull", "Receive", "Send", "ServerCore", "Serving", "Step", "Stream", "StreamAborted",
     "TlsChannel", "TlsContexts", "Wait", "bind_tcp", "bind_unix", "call_plain", "is_coroutine_function",
     "listener_address", "plain_call", "run_flushing", "socket_address", "trace_lines",
+    "trapped",
 ]  # fmt: skip

@@ -10,14 +10,16 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from smtpproto_server._effects import NOT_NOW, PULL, Failed
-from smtpproto_server._peer import Peer, ServerT, Wait
-from smtpproto_server._steps import carry_on, run_flushing, without_stop_iteration
+from smtpproto_server._peer import READ_TWICE, Peer, ServerT, Wait
+from smtpproto_server._steps import carry_on, run_flushing, trapped, without_stop_iteration
 from smtpproto_server._stream import AsyncStream, Stream
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from smtpproto_server._effects import Ask, Outcome
+    from smtpproto_server._loop import Serving
     from smtpproto_server._peer import Step
     from smtpproto_server._stream import MessageBody
 
@@ -27,7 +29,11 @@ __all__ = ["ColouredPeer"]
 class ColouredPeer(Peer[ServerT]):
     """A connection whose waits and hooks are awaited."""
 
-    __slots__ = ()
+    __slots__ = ("_reader",)
+
+    def __init__(self, server: ServerT, sock: socket.socket, serving: Serving) -> None:
+        super().__init__(server, sock, serving)
+        self._reader: Ask | None = None  # whose hook has, or has had, the message
 
     # --- what the runtime does --------------------------------------------------------------------
 
@@ -47,7 +53,48 @@ class ColouredPeer(Peer[ServerT]):
         """`next_chunk`, for a hook in a thread: of the runtime's own."""
         raise NotImplementedError
 
+    def in_hook(self) -> bool:
+        """Whether it is a hook itself that asks, and not a task of its own: of the runtime's own."""
+        raise NotImplementedError
+
     # --- what it may call -------------------------------------------------------------------------
+
+    def call_at_once(self, ask: Ask) -> Any:
+        """A hook's first step is taken where the connection stands."""
+        if self.lost:
+            return NOT_NOW
+        if ask.body is not None:
+            self._reader = ask
+        return self.begin_hook(ask)
+
+    def deliver_at_once(self, data: bytes) -> Any:
+        """The hook that pulls goes on where the connection stands."""
+        ask = self._reader
+        if ask is None or ask.begun is None or ask.trap is not PULL:
+            return NOT_NOW
+        begun, ask.begun = ask.begun, None
+        return self.step_hook(ask, begun, data)
+
+    def recall_hook(self, error: BaseException) -> bool:
+        """Have the loop call the hook that pulls with an error; False if there is none."""
+        reader = self._reader
+        if reader is None or reader.begun is None:
+            return False
+        reader.thrown = error
+        self.serving.recalled = self._woken = True
+        return True
+
+    def being_read(self) -> bool:
+        """By the hook itself too."""
+        reader = self._reader
+        return (reader is not None and reader.begun is not None) or Peer.being_read(self)
+
+    def begin_pull(self, body: MessageBody) -> object:
+        """Not while the hook itself pulls."""
+        reader = self._reader
+        if self._asking is None and reader is not None and reader.body is body and reader.begun is not None:
+            raise RuntimeError(READ_TWICE)
+        return super().begin_pull(body)
 
     async def take(self, steps: Generator[Step, Any, Any], value: Any = None) -> Any:
         """Take steps to their end, beginning with what came of the one before; what they return."""
@@ -59,7 +106,9 @@ class ColouredPeer(Peer[ServerT]):
             value = await (self.wait(step) if isinstance(step, Wait) else self.call(step))
 
     def next_chunk(self, body: MessageBody) -> Awaitable[bytes]:
-        """What the stream of a coroutine hook has next."""
+        """What the stream of a coroutine hook has next; pulled by the hook itself, it is resumed with it."""
+        if self.in_hook() and not self.being_read():
+            return trapped(PULL)
         return self.pull_chunk(body)
 
     async def pull_chunk(self, body: MessageBody) -> bytes:

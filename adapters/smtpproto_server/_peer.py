@@ -28,6 +28,7 @@ READ_AHEAD: Final = 64 * 1024  # octets that may wait here for a hook before the
 FAIR: Final = 8  # reads or writes on end before the other connections get their turn
 PAST: Final = 0.0
 _TIMED_OUT: Final = Outcome.TIMED_OUT  # an enum's members are slow to find in CPython 3.11
+READ_TWICE: Final = "the stream is being read already"
 TOO_LATE: Final = "the stream belongs to on_data, which has returned"
 
 
@@ -155,8 +156,8 @@ class Peer(AtOnce, Generic[ServerT]):
     def begin_pull(self, body: MessageBody) -> object:
         """Stop the hook's clock while it waits for the client. Raises RuntimeError out of turn."""
         asking = self._asking
-        if self._pulling is not None or (asking is None and self.being_read()):
-            raise RuntimeError("the stream is being read already")
+        if self._pulling is not None:
+            raise RuntimeError(READ_TWICE)
         # Somebody whom an earlier on_data left behind must not take octets of a later message.
         if asking is None or asking.body is not body or self._interrupted is not None:
             raise RuntimeError(TOO_LATE)

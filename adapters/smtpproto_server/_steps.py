@@ -22,6 +22,7 @@ __all__ = [
     "is_coroutine_function",
     "plain_call",
     "run_flushing",
+    "trapped",
     "without_stop_iteration",
 ]
 
@@ -105,6 +106,12 @@ def _steps(
         if trap is PULL:
             return PULL
         error = None
+
+
+@coroutine
+def trapped(trap: Any) -> Generator[Any, Any, Any]:
+    """Await what is meant for whoever takes the hook's steps."""
+    return (yield trap)
 
 
 def is_coroutine_function(hook: Callable[..., Any]) -> bool:

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import socket
+import threading
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
 import pytest
 from anyio import to_thread
 
+from smtpproto import Reject
 from smtpproto_anyio import SMTPServer, serve, serve_connection
-from smtpproto_kit import DATA, DEADLINE, Client
+from smtpproto_kit import DATA, DEADLINE, Client, wait_until
+
+if TYPE_CHECKING:
+    from smtpproto import Address
+    from smtpproto_server import AsyncStream
 
 backends: Final = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 QUIET: Final[dict[str, Any]] = {"auth_optional": True, "disable_reverse_lookup": True, "name": "mx.test"}
@@ -101,3 +107,98 @@ def test_a_cancelled_serve_connection_drops_the_client(backend: str) -> None:
             assert theirs.recv(1000) == b""
 
     anyio.run(main, backend=backend)
+
+
+@backends
+def test_what_a_hook_enters_is_its_own_whether_it_waits_or_not(backend: str) -> None:
+    async def on_mail_from(address: Address, _session: object) -> None:
+        if address.address == "hangs@x":
+            await anyio.sleep_forever()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep, 0)
+            with anyio.move_on_after(0.001 if address.address == "waits@x" else 60) as scope:
+                await (anyio.sleep_forever() if address.address == "waits@x" else anyio.lowlevel.checkpoint())
+        assert scope.cancelled_caught is (address.address == "waits@x")
+
+    async def main() -> None:
+        async with SMTPServer(**QUIET, on_mail_from=on_mail_from, hook_timeout=0.2) as server:
+            await server.listen(0, "127.0.0.1")
+
+            def converse() -> list[str]:
+                with Client(port_of(server)).greeted() as client:
+                    senders = ("a@x", "waits@x", "hangs@x", "b@x", "hangs@x", "waits@x")
+                    return [
+                        client.say(f"MAIL FROM:<{each}>")[:3] + client.say("RSET")[:3] for each in senders
+                    ]
+
+            assert await to_thread.run_sync(converse) == [
+                "250250", "250250", "451250", "250250", "451250", "250250",
+            ]  # fmt: skip
+
+    anyio.run(main, backend=backend)
+
+
+@backends
+def test_a_hook_may_set_a_time_limit_around_the_message(backend: str) -> None:
+    tired = threading.Event()
+
+    async def on_data(stream: AsyncStream, _session: object) -> Reject | None:
+        try:
+            with anyio.fail_after(60 if tired.is_set() else 0.01):
+                async for _ in stream:
+                    pass
+        except TimeoutError:
+            tired.set()
+            return Reject(451, text="too slow for me")
+        return None
+
+    def converse(port: int) -> list[str]:
+        with Client(port).greeted() as client:
+            client.send(DATA)
+            replies = [client.reply() for _ in range(3)]
+            assert tired.wait(DEADLINE)
+            client.send(b"late\r\n.\r\n" + DATA + b"again\r\n.\r\n")
+            return [reply[:3] for reply in (*replies, *(client.reply() for _ in range(5)))]
+
+    async def main() -> None:
+        async with SMTPServer(**QUIET, on_data=on_data) as server:
+            await server.listen(0, "127.0.0.1")
+            replies = await to_thread.run_sync(converse, port_of(server))
+            assert replies == ["250", "250", "354", "451", "250", "250", "354", "250"]
+
+    anyio.run(main, backend=backend)
+
+
+@backends
+def test_a_cancelled_server_tells_a_hook_that_reads(backend: str) -> None:
+    seen: list[str] = []
+
+    async def on_data(stream: AsyncStream, _session: object) -> None:
+        try:
+            seen.append((await stream.read(6)).decode())
+            await stream.read()
+        except anyio.get_cancelled_exc_class():
+            seen.append("cancelled")
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+                seen.append("done")
+            raise
+
+    def begin(client: Client) -> None:
+        client.send(DATA)
+        assert [client.reply()[:3] for _ in range(3)] == ["250", "250", "354"]
+        client.send(b"begun\r")
+        wait_until(lambda: seen)
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with SMTPServer(**QUIET, on_data=on_data) as server:
+                await server.listen(0, "127.0.0.1")
+                client = await to_thread.run_sync(lambda: Client(port_of(server)).greeted())
+                await to_thread.run_sync(begin, client)
+                scope.cancel()
+        assert client.rest() == b""
+        client.close()
+
+    anyio.run(main, backend=backend)
+    assert seen == ["begun", "cancelled", "done"]
