@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from smtpproto._reply import Reply
@@ -56,6 +57,18 @@ INVALID_CHARACTERS: Final = Reply(500, "5.5.2", "Error: invalid characters in co
 LINE_TOO_LONG: Final = Reply(500, "5.5.2", "Error: Line too long")
 AUTH_LINE_TOO_LONG: Final = Reply(500, "5.5.6", "Error: Line too long")
 NOT_ALLOWED: Final = Reply(550, "5.7.0", "Error: Not allowed")
+
+
+# These two are much the same for many connections, so they are kept.
+@lru_cache(maxsize=64)
+def greeting(text: str) -> Reply:
+    return Reply(220, None, text)
+
+
+@lru_cache(maxsize=256)
+def hello(lines: tuple[str, ...]) -> Reply:
+    return Reply(250, None, lines)
+
 
 # AUTH and TLS.
 NO_MECHANISM: Final = Reply(501, "5.5.4", "Error: syntax: AUTH mechanism")

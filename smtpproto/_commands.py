@@ -202,7 +202,7 @@ def hello_decided(core: Core, event: HelloReceived, decision: Accept | Reject | 
     text = _given_text(decision) or _hello_text(core)
     # One line, whatever it is made of: the client would take a second one for an extension.
     first = single_line(text)[:MAX_HELLO_TEXT]
-    core.say(Reply(250, None, [first] if event.verb == "HELO" else [first, *ehlo_lines(core)]))
+    core.say(say.hello((first,) if event.verb == "HELO" else (first, *ehlo_lines(core))))
 
 
 def _given_text(decision: Accept | None) -> str:

@@ -53,7 +53,6 @@ from smtpproto._message import data_decided, message_accepted, message_decided, 
 from smtpproto._options import Options
 from smtpproto._peers import canonical_address
 from smtpproto._proxy import ProxyFault, ProxyReader
-from smtpproto._reply import Reply
 from smtpproto._session import Session, TlsDetails
 from smtpproto._state import BEFORE_GREETING, BEGIN, COMMANDS, IN_HANDSHAKE, IN_TRANSACTION, State, Step
 
@@ -458,7 +457,7 @@ def _greet(core: Core) -> None:
     if not entitled:
         core.announce_client()
     core.move(Step.GREETING)
-    core.say(Reply(220, None, core.options.greeting))
+    core.say(say.greeting(core.options.greeting))
 
 
 # --- tables -----------------------------------------------------------------------------------------

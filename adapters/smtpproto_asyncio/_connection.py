@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import socket
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
 from functools import partial
 from types import coroutine
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from smtpproto_server import Alarm, ColouredPeer, Failed, Outcome, Wait, trapped
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Coroutine, Generator
 
     from smtpproto_asyncio._server import SMTPServer
@@ -210,6 +210,16 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     def read(self) -> None:
         """Nothing but what was pushed."""
+
+    def more_to_come(self) -> bool:
+        """Look: a turn of the loop only to find nothing costs more."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:  # the transport will tell
+            return True
+        return True
 
     def write(self) -> bool:
         """Give it all to the transport."""

@@ -115,6 +115,10 @@ class Peer(AtOnce, Generic[ServerT]):
         with contextlib.suppress(OSError):
             self.sock.close()
 
+    def more_to_come(self) -> bool:
+        """Whether the socket has what was not pushed yet: of a runtime's own that pushes."""
+        return True
+
     # --- what it may call -------------------------------------------------------------------------
 
     def steps(self) -> Generator[Step, Any, None]:
@@ -260,7 +264,11 @@ class Peer(AtOnce, Generic[ServerT]):
 
     def _receive(self, effect: Receive) -> Generator[Step, Any, bytes | Outcome]:
         deadline = effect.deadline
-        late = not self.pushed and deadline is not None and deadline <= self.serving.now()
+        late = (
+            deadline is not None
+            and deadline <= self.serving.now()
+            and not (self.pushed and self.more_to_come())
+        )
         while True:
             if self._inbox:
                 data, self._inbox = self._inbox, b""
