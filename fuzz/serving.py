@@ -339,7 +339,7 @@ class Served:
         if name == "on_data":
             return self._read_message(ask, result, pulls=next(self.results))
         if choice:  # one that takes its time
-            self._take(ask.output())
+            self._take(self.serving.output())
         late = next(self.outcomes)
         if ask.watch and late == LATER:
             return Outcome.INTERRUPTED

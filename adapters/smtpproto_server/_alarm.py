@@ -48,8 +48,8 @@ class Alarm:
         self._timer = self._start(max(0.0, deadline - self._clock()), self._look)
 
     def cancel(self) -> None:
-        """Never ring again."""
-        self._deadline = None
+        """Never ring again, and let go of who would have heard it."""
+        self._deadline, self._ring = None, _nobody
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -62,3 +62,7 @@ class Alarm:
             self._ring()
         else:
             self.set(self._deadline)
+
+
+def _nobody() -> None:
+    return None

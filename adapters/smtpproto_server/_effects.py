@@ -91,9 +91,9 @@ class Send:
 class Ask:
     """Call `hook(*args)`. Resume with what it returned, a Failed, or an Outcome.
 
-    The time limit `seconds` (None: none) does not run while the hook waits for a chunk. `output()`
-    gives octets for the peer that must be sent before the hook is waited for; a hook that is done
-    at once need not have them sent. With `watch` octets of the client interrupt the hook. With
+    The time limit `seconds` (None: none) does not run while the hook waits for a chunk. What
+    `Serving.output` gives must be sent before the hook is waited for; a hook that is done at once
+    need not have it sent. With `watch` octets of the client interrupt the hook. With
     `body` the first argument is to be a stream over it, of the hook's own colour; each chunk the
     hook wants is asked for by resuming with PULL. `lookup` marks the reverse lookup: a plain
     function blocks and belongs into a thread everywhere, and `stop` ends it with STOPPED. A lost
@@ -107,14 +107,13 @@ class Ask:
         "hook",
         "lookup",
         "name",
-        "output",
         "seconds",
         "thrown",
         "trap",
         "watch",
     )
 
-    def __init__(self, output: Callable[[], bytes]) -> None:
+    def __init__(self) -> None:
         self.name: str = ""
         self.hook: Callable[..., Any] = _nothing
         self.args: tuple[Any, ...] = ()
@@ -126,7 +125,6 @@ class Ask:
         self.begun: Coroutine[Any, Any, Any] | None = None
         self.trap: Any = None  # what it waits for: PULL or a thing of the runtime
         self.thrown: BaseException | None = None  # what it is told in place of what it waits for
-        self.output: Callable[[], bytes] = output
 
 
 class Deliver:
@@ -168,6 +166,9 @@ class AtOnce:
         It, and `call_at_once`, give PULL only where `Serving.chunk_at_hand` has had nothing.
         """
         return NOT_NOW
+
+
+NOTHING_AT_ONCE: Final = AtOnce()
 
 
 class _NotNow:

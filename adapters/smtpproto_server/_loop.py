@@ -40,6 +40,7 @@ from smtpproto import (
 )
 from smtpproto_server._effects import (
     NOT_NOW,
+    NOTHING_AT_ONCE,
     PULL,
     Ask,
     AtOnce,
@@ -112,10 +113,10 @@ class Serving:
         self._receive: Receive = Receive()
         self._send: Send = Send()
         # Two: what never changes from one question to the next need not be said again.
-        self._question: Ask = Ask(self._output_for_hook)
+        self._question: Ask = Ask()
         self._question.seconds = self._hook_timeout
         self._ask: Ask | None = None
-        self.at_once: AtOnce = _NOTHING_AT_ONCE
+        self.at_once: AtOnce = NOTHING_AT_ONCE
         """What the adapter can do without waiting; the rest becomes an effect."""
         self.recalled: bool = False
         """Set by an adapter whose hook, while it pulled, was given something else to do.
@@ -203,7 +204,8 @@ class Serving:
             channel.write(data)
         return channel.outgoing()
 
-    def _output_for_hook(self) -> bytes:
+    def output(self) -> bytes:
+        """Take the octets for the peer that must be sent before a hook is waited for."""
         data = self._output()
         self._unsent += len(data)
         return data
@@ -379,7 +381,7 @@ class Serving:
     ) -> Ask:
         ask = self._ask
         if ask is None:
-            ask = self._ask = Ask(self._output_for_hook)
+            ask = self._ask = Ask()
         ask.name, ask.hook, ask.args = name, hook, args
         ask.watch, ask.body, ask.lookup, ask.seconds = watch, body, lookup, self._hook_timeout
         return ask
@@ -807,7 +809,6 @@ class Serving:
 
 
 _CLOSE: Final = Close()
-_NOTHING_AT_ONCE: Final = AtOnce()
 # An enum's members are slow to find in CPython 3.11.
 _NEED_DATA: Final = Signal.NEED_DATA
 _CLOSED: Final = Signal.CLOSED

@@ -11,7 +11,17 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
-from smtpproto_server._effects import PULL, Ask, AtOnce, Close, Deliver, Outcome, Receive, Send
+from smtpproto_server._effects import (
+    NOTHING_AT_ONCE,
+    PULL,
+    Ask,
+    AtOnce,
+    Close,
+    Deliver,
+    Outcome,
+    Receive,
+    Send,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -186,7 +196,7 @@ class Peer(AtOnce, Generic[ServerT]):
         """The hook has to wait: what was answered before it goes out, and the client is watched."""
         if self._asking is None or self.lost or self.closed:
             return
-        data = self._asking.output()
+        data = self.serving.output()
         if data:
             self._rest = bytes(self._rest) + data
             self.write()
@@ -249,6 +259,7 @@ class Peer(AtOnce, Generic[ServerT]):
     def end(self) -> None:
         """Nothing is left to be done, or nothing can be: count the connection out."""
         self._close()
+        self.serving.at_once = NOTHING_AT_ONCE  # it knows us, we know it: no more work for the collector
         self.server.closed(self.serving, "aborted")
         self.server.gone(self)
 

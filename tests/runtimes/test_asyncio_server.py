@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,13 @@ import pytest
 
 from running import DATA, DEADLINE, RUNTIMES, Client, new_loop, wait_until
 from smtpproto_asyncio import SMTPServer
+from smtpproto_asyncio._connection import Connection
+from smtpproto_server import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from smtpproto_server import AsyncStream
 
 runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
 GREETING = "220 mx.test ESMTP"
@@ -144,3 +149,34 @@ def test_a_loop_that_ends_takes_its_connections_along_and_tells_the_application(
     for client in clients:
         assert client.rest() == b""
         client.close()
+
+
+@runtimes
+def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(runtime: str) -> None:
+    def connections() -> int:
+        return sum(type(each) in {Connection, Serving} for each in gc.get_objects())
+
+    def talk(port: int) -> None:
+        for end in (b"QUIT\r\n", b""):
+            with Client(port).greeted() as client:
+                client.send(DATA + b"text\r\n.\r\n" + end)
+                client.end()
+                client.rest()
+
+    async def on_data(stream: AsyncStream, _session: object) -> None:
+        await stream.read()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with server_with(on_data=on_data) as server:
+            await server.listen(0, "127.0.0.1")
+            await asyncio.to_thread(talk, port_of(server))
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections()
+        play(runtime, main())
+        assert connections() == before
+    finally:
+        gc.enable()

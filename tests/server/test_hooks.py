@@ -97,7 +97,7 @@ def test_a_list_with_nonsense_in_it_is_the_hook_s_error(value: object) -> None:
 
 
 def test_an_ask_that_was_never_filled_in_asks_nothing() -> None:
-    assert Ask(bytes).hook() is None
+    assert Ask().hook() is None
 
 
 def test_a_failure_is_what_was_raised() -> None:
