@@ -65,7 +65,7 @@ class Connection(ColouredPeer["SMTPServer"]):
         finally:
             self.end()
 
-    async def _take_all(self, steps: Generator[Step, Any, None], value: Outcome | None = None) -> None:
+    async def _take_all(self, steps: Generator[Step, Any, object], value: Outcome | None = None) -> None:
         while True:
             try:
                 await self.take(steps, value)

@@ -49,14 +49,16 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
         self._limit: asyncio.TimerHandle | None = None
         self._cancels: int = 0
         self._doomed: int = 0
-        self._steps: Generator[Step, Any, None] = self.steps()
+        self._steps: Generator[Step, Any, object] = self.steps()
         self._standing: bool = False  # at a Wait, which a callback ends
         self._over: bool = False
         self._calling: Coroutine[Any, Any, Any] | None = None
         self._trap: Any = NOTHING  # what the hook waits for
         self._needed: asyncio.Future[None] | None = None
         self._context: contextvars.Context = contextvars.copy_context()
-        self.task: asyncio.Task[None] = loop.create_task(self._serve(), context=self._context)
+        self.task: asyncio.Task[None] = loop.create_task(
+            self._serve(), name="smtpproto connection", context=self._context
+        )
 
     # --- being moved on ---------------------------------------------------------------------------
 

@@ -80,7 +80,8 @@ class Serving:
     __slots__ = (
         "_ask", "_body", "_channel", "_clock", "_close_reason", "_command_deadline", "_core",
         "_data_left", "_finished", "_hook_timeout", "_min_data_rate", "_phase", "_phase_ends", "_question",
-        "_receive", "_send", "_server", "_session_ends", "_socket_timeout", "_stop_seen", "_unsent",
+        "_receive", "_runs_out", "_server", "_session_ends", "_since", "_socket_timeout",
+        "_stop_seen", "_unsent",
         "_window_left", "_window_octets", "at_once", "counted", "fault", "recalled", "stopping",
     )  # fmt: skip
 
@@ -101,6 +102,8 @@ class Serving:
         self._window_octets: int = 0
         self._body: MessageBody | None = None
         self._finished: DataFinished | None = None
+        self._since: float = 0.0  # when the wait for a piece of the message began,
+        self._runs_out: TimerKind | None = None  # what runs out when a wait lasts too long
         self._close_reason: str = ""
         self._stop_seen: int = 0
         self.stopping: int = 0
@@ -111,10 +114,9 @@ class Serving:
         """Set by the adapter before LOST: what the socket died of, if it is known."""
         self._unsent: int = 0
         self._receive: Receive = Receive()
-        self._send: Send = Send()
-        # Two: what never changes from one question to the next need not be said again.
-        self._question: Ask = Ask()
-        self._question.seconds = self._hook_timeout
+        # Made when first needed. Two: what never changes from one question to the next need not be
+        # said again.
+        self._question: Ask | None = None
         self._ask: Ask | None = None
         self.at_once: AtOnce = NOTHING_AT_ONCE
         """What the adapter can do without waiting; the rest becomes an effect."""
@@ -148,18 +150,22 @@ class Serving:
 
     # --- the whole ------------------------------------------------------------------------------
 
-    def run(self) -> Generator[Effect, Any, None]:
+    def run(self) -> Generator[Effect, Any, None]:  # noqa: C901 - what comes most often is done here
         """Serve the connection; the adapter closes the socket when the generator ends."""
-        next_event, notes = self._core.next_event, self._notes
+        core, notes = self._core, self._notes
         try:
             while True:
                 try:
-                    event = next_event()
+                    event = core.next_event()
                 except Exception as error:  # noqa: BLE001 - a SASL mechanism of the application's raised
                     self._server.report(error, "hook", self.session)
                     continue  # its AUTH is answered already; the session goes on
                 if event is _NEED_DATA:
-                    yield from self._wait_for_peer()
+                    rest = self._flush_at_once()
+                    if rest is not None:
+                        yield from self._transmit(rest)
+                    elif self._begin_wait():
+                        self._end_wait((yield self._receive))
                 elif event is _CLOSED:
                     break
                 elif (question := _QUESTIONS.get(type(event))) is not None:
@@ -224,7 +230,7 @@ class Serving:
         return self.at_once.send_at_once(data)
 
     def _transmit(self, rest: bytes) -> Generator[Effect, Any, None]:
-        send = self._send
+        send = Send()
         send.data = rest
         limit = self._socket_timeout
         send.deadline = None if limit is None else self._clock() + limit
@@ -243,31 +249,31 @@ class Serving:
         elif result is Outcome.TIMED_OUT:
             self._core.timeout("socket_timeout")
 
-    def _wait_for_peer(self, *, in_message: bool = False) -> Generator[Effect, Any, None]:
-        """Send what is ready, then give the core the next octets, or what came instead."""
-        core = self._core
-        rest = self._flush_at_once()
-        if rest is not None:
-            yield from self._transmit(rest)
-            if core.state is State.CLOSED:
-                return
+    def _begin_wait(self, *, in_message: bool = False) -> bool:
+        """Whether the peer is to be waited for; if not, the core has what came instead."""
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
-            return
+            return False
         if self.recalled or (self._channel is not None and self._take_decrypted(self._channel)):
-            return
+            return False
         now = self._clock()
-        kind = self._next_deadline(now, in_message=in_message)
-        if kind == "session_timeout" and (self._receive.deadline or now) <= now:
-            core.timeout(kind)  # also for a client that never lets us wait
-            return
-        result = yield self._receive
         if in_message:
-            self._account(now, result)
+            self._since = now
+        kind = self._runs_out = self._next_deadline(now, in_message=in_message)
+        if kind == "session_timeout" and (self._receive.deadline or now) <= now:
+            self._core.timeout(kind)  # also for a client that never lets us wait
+            return False
+        return True
+
+    def _end_wait(self, result: Any, *, in_message: bool = False) -> None:
+        """Give the core what came of the wait."""
+        kind = self._runs_out
+        if in_message:
+            self._account(self._since, result)
         if isinstance(result, bytes):
             self._take(result)
         elif result is Outcome.TIMED_OUT and kind is not None and kind != "min_data_rate":
-            core.timeout(kind)
+            self._core.timeout(kind)
         elif result is Outcome.LOST:
             self._peer_lost(self.fault)
 
@@ -411,6 +417,9 @@ class Serving:
             core.decide(question.without)
             return True
         arguments, ask = question.arguments, self._question
+        if ask is None:
+            ask = self._question = Ask()
+            ask.seconds = self._hook_timeout
         ask.name, ask.hook, ask.args = name, hook, arguments(event)
         if server.flushes_first or self._unsent > MAX_UNSENT:
             return False
@@ -691,7 +700,11 @@ class Serving:
             while chunk is None:
                 if self.recalled or self._body is None or self._close_reason:
                     return None
-                yield from self._wait_for_peer(in_message=True)
+                rest = self._flush_at_once()
+                if rest is not None:
+                    yield from self._transmit(rest)
+                elif self._begin_wait(in_message=True):
+                    self._end_wait((yield self._receive), in_message=True)
                 chunk = self.chunk_at_hand()
         except Exception as error:  # noqa: BLE001 - the hook that pulls is not to be told
             return self._fail_within(error)
@@ -774,7 +787,7 @@ class Serving:
             data += self._channel.outgoing()
         if not data:
             return
-        send = self._send
+        send = Send()
         send.data, send.last = data, self._close_reason not in _PEER_KNOWS
         deadline = send.deadline = self._clock() + LAST_WORDS
         result = yield send

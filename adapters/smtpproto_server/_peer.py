@@ -131,21 +131,15 @@ class Peer(AtOnce, Generic[ServerT]):
 
     # --- what it may call -------------------------------------------------------------------------
 
-    def steps(self) -> Generator[Step, Any, None]:
+    def steps(self) -> Generator[Step, Any, object]:
         """The whole connection. Call `end` behind it, whatever ended it."""
-        value: Any = None
-        while True:
-            try:
-                effect = self._effects.send(value)
-            except StopIteration:
-                return
-            value = yield from self._perform(effect)
+        return self._run_loop()
 
     def pull(self) -> Generator[Step, Any, bytes]:
         """The next chunk of the message, for a hook that runs; between `begin_pull` and `end_pull`."""
         pulling = self._pulling
         if self._chunk is None:
-            self._chunk = self._next_chunk()
+            self._chunk = self._run_loop(PULL, pulling=True)
         value: Any = None
         while True:
             try:
@@ -265,6 +259,26 @@ class Peer(AtOnce, Generic[ServerT]):
 
     # --- effects ----------------------------------------------------------------------------------
 
+    def _run_loop(self, value: Any = None, *, pulling: bool = False) -> Generator[Step, Any, bytes]:
+        """Run the loop to its end, or `pulling` up to the next chunk, which is returned."""
+        effects = self._effects
+        while True:
+            try:
+                effect = effects.send(value)
+            except StopIteration:
+                return b""
+            if type(effect) is Receive:  # not by way of _perform, as nothing comes as often
+                late = self._is_past(effect.deadline)
+                if self._unwaited > FAIR:
+                    yield self._wait_until(PAST)  # the others have their turn
+                while (value := self.received(late=late)) is None:
+                    late = (yield self._wait_until(effect.deadline)) is _TIMED_OUT
+                    self._ready = True
+            elif pulling and type(effect) is Deliver:
+                return effect.data
+            else:
+                value = yield from self._perform(effect)
+
     def _perform(self, effect: Effect) -> Generator[Step, Any, Any]:
         return self._ways[type(effect)](self, effect)
 
@@ -273,35 +287,32 @@ class Peer(AtOnce, Generic[ServerT]):
         self._rest = bytes(self._rest) + data if self._rest else data
         return None if not self.lost and self.write() else b""
 
-    def _receive(self, effect: Receive) -> Generator[Step, Any, bytes | Outcome]:
-        deadline = effect.deadline
-        late = (
+    def received(self, *, late: bool) -> bytes | Outcome | None:
+        """What a Receive is resumed with, None if that is yet to come."""
+        if self._inbox:
+            data, self._inbox = self._inbox, b""
+            return data
+        if self.lost:
+            return Outcome.LOST
+        if self.eof:
+            return b""
+        if self._ready or late:
+            self._unwaited += 1
+            found = self.read()
+            if found is not None:
+                return found
+        if self._woken:
+            self._woken = False
+            return Outcome.STOPPED
+        return Outcome.TIMED_OUT if late else None
+
+    def _is_past(self, deadline: float | None) -> bool:
+        """Whether a Receive asks for what is there, and nothing can be on its way to us."""
+        return (
             deadline is not None
             and deadline <= self.serving.now()
             and not (self.pushed and self.more_to_come())
         )
-        while True:
-            if self._inbox:
-                data, self._inbox = self._inbox, b""
-                return data
-            if self.lost:
-                return Outcome.LOST
-            if self.eof:
-                return b""
-            if self._ready or late:
-                self._unwaited += 1
-                if self._unwaited > FAIR:
-                    yield self._wait_until(PAST)  # the others have their turn
-                found = self.read()
-                if found is not None:
-                    return found
-            if self._woken:
-                self._woken = False
-                return Outcome.STOPPED
-            if late:
-                return Outcome.TIMED_OUT
-            late = (yield self._wait_until(deadline)) is _TIMED_OUT
-            self._ready = True
 
     def _send(self, effect: Send) -> Generator[Step, Any, Outcome | None]:
         if effect.data:
@@ -362,19 +373,11 @@ class Peer(AtOnce, Generic[ServerT]):
         """The hook goes on, with the chunk."""
         return self._ask(effect.ask)
 
-    def _next_chunk(self) -> Generator[Step, Any, bytes]:
-        """Run the loop up to the chunk that is asked for."""
-        effect = self._effects.send(PULL)
-        while not isinstance(effect, Deliver):
-            effect = self._effects.send((yield from self._perform(effect)))
-        return effect.data
-
     def _end(self, _effect: Close) -> Generator[Step, Any, None]:
         self._close()
         return _nothing()
 
     _ways: ClassVar[Mapping[type[object], Callable[[Any, Any], Generator[Step, Any, Any]]]] = {
-        Receive: _receive,
         Send: _send,
         Ask: _ask,
         Deliver: _deliver,

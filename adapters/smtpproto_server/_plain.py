@@ -202,7 +202,7 @@ class PlainPeer(Peer[PlainServerT], Generic[PlainServerT]):
         self.turn: object | None = None
         """Whose the connection is while a hook runs, or waits to be called."""
         self._limit: threading.Timer | None = None
-        self._steps: Generator[Step, Any, None] = self.steps()
+        self._steps: Generator[Step, Any, object] = self.steps()
 
     def go_on(self) -> None:
         """Call `take` in another thread, as the hook was given up: of the runtime's own."""

@@ -16,7 +16,7 @@ from smtpproto_asyncio import _connection as on_asyncio
 from smtpproto_blocking import _server as on_blocking
 from smtpproto_kit import runtime_named
 from smtpproto_server import Peer, ServerCore
-from smtpproto_server._effects import Ask, Close, Outcome, Receive
+from smtpproto_server._effects import Ask, Close, Outcome
 
 if TYPE_CHECKING:
     import socket
@@ -74,12 +74,12 @@ class PlaintextKept(Fault):
 
     kept: bytes = b""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
+    def received(self, *, late: bool) -> Any:
         if self.kept and self.serving._channel is not None:
             self.serving._core.receive_data(self.kept)
             self.kept = b""
-        result = yield from super()._perform(effect)
-        if isinstance(effect, Receive) and isinstance(result, bytes):
+        result = super().received(late=late)
+        if isinstance(result, bytes):
             head, starttls, behind = result.partition(b"STARTTLS\r\n")
             if starttls:
                 self.kept = behind
@@ -90,9 +90,9 @@ class PlaintextKept(Fault):
 class LostOctets(Fault):
     """Of a large piece an octet is lost."""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
-        result = yield from super()._perform(effect)
-        if isinstance(effect, Receive) and isinstance(result, bytes) and len(result) > LARGE:
+    def received(self, *, late: bool) -> Any:
+        result = super().received(late=late)
+        if isinstance(result, bytes) and len(result) > LARGE:
             before, _, behind = result.rpartition(b"x")
             return before + behind
         return result
