@@ -88,8 +88,10 @@ def _named(name: str) -> Any:
         found: Any = importlib.import_module(module)
         for each in path.split("."):
             found = getattr(found, each)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be had: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a module can fail in any way while it is imported
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        why = " ".join(str(error).split())
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be had: {kind}{why}") from None
     return found
 
 

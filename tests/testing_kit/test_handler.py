@@ -803,7 +803,7 @@ def test_the_command_writes_a_line_for_people_and_a_test_for_each_fault(
         (["Missing"], "cannot be had: module 'hooks_of_mine' has no attribute 'Missing'"),
         (["nothing"], "has no hook: none of on_connect"),
         (["Right", "--check", "no_such_module:check"], "cannot be had: No module named 'no_such_module'"),
-        (["Right", "--options", ":x"], "cannot be had: Empty module name"),
+        (["Right", "--options", ":x"], "cannot be had: ValueError: Empty module name"),
         (["Right", "--allow", "everything"], "invalid choice: 'everything'"),
     ],
 )
@@ -817,6 +817,23 @@ def test_the_command_says_in_one_line_what_it_cannot_take(
     assert line.startswith("python -m smtpproto.testing: ")
     assert told in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def hook(:\n", "'broken:Handler' cannot be had: SyntaxError: invalid syntax (broken.py, line 1)\n"),
+        ("raise OSError('two\\nlines')\n", "'broken:Handler' cannot be had: OSError: two lines\n"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_in_one_line(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit, match="2"):
+        main(["broken:Handler"])
+    assert capsys.readouterr().err.endswith(told)
 
 
 # --- the tutorial ---------------------------------------------------------------------------------
