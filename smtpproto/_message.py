@@ -29,7 +29,8 @@ DATA, END_OF_DATA = Step.DATA, Step.END_OF_DATA
 SEND_DATA: Final = say.SEND_DATA.encode(coded=False)
 BARE_NEWLINES: Final = Reject(550, "5.6.0", say.BARE_NEWLINES.lines)
 
-FIRST_PIECE: Final = 4096  # octets of a message that are looked at before any others
+FIRST_PIECE: Final = 4096  # octets of a message that are looked at before any others,
+AHEAD: Final = 15  # and how many more for each that was its own
 
 # A hook that refuses a message with a bare 550 does so as a matter of policy.
 MESSAGE_ENHANCED: Final[Mapping[int, str]] = {550: "5.7.1"}
@@ -113,8 +114,7 @@ def read_message(core: Core) -> bool:
     # Little at first: what lies behind a short message in the same feed goes back into the buffer.
     if transfer is None:
         return False
-    length = transfer.byte_length
-    octets = core.buffer.take(length if length > FIRST_PIECE else FIRST_PIECE)  # noqa: FURB136 - max() is slow
+    octets = core.buffer.take(FIRST_PIECE + AHEAD * transfer.byte_length)
     if not octets:
         return False
     content = transfer.take(octets)
