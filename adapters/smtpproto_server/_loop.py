@@ -657,7 +657,7 @@ class Serving:
         if hook is not None and (yield from self._send_before_hook()):
             ask = self._call("on_data", hook, (event.session,), body=body)
             result = yield from self._let_pull(ask)
-            body.ended = True
+            body.ended, ask.body = True, None
             if isinstance(result, Outcome):
                 body.give_up(result)
             if result is Outcome.LOST:

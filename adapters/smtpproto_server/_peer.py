@@ -266,6 +266,8 @@ class Peer(AtOnce, Generic[ServerT]):
             try:
                 effect = effects.send(value)
             except StopIteration:
+                if pulling:  # never b"", which would be the end of the message
+                    raise RuntimeError(TOO_LATE) from None
                 return b""
             if type(effect) is Receive:  # not by way of _perform, as nothing comes as often
                 late = self._is_past(effect.deadline)

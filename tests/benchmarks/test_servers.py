@@ -50,7 +50,8 @@ def test_a_server_takes_messages_in_full(server: Server, bench: Bench) -> None:
         spent, in_kernel = running.processor_time()
         assert spent > 0
         assert in_kernel >= 0
-        assert running.memory_kib("VmHWM") >= running.idle_kib > 0
+        # The kernel counts pages for each CPU and adds them up now and then: not to the last of them.
+        assert running.memory_kib("VmHWM") > 0.9 * running.idle_kib > 0
 
 
 @pytest.mark.parametrize("server", OF_OURS, ids=lambda server: server.name)
