@@ -156,7 +156,7 @@ class Connection(ColouredPeer["SMTPServer"]):
     def call_at_once(self, ask: Ask) -> Any:
         """In the hooks' cancel scope too."""
         self._enter_scope()
-        return super().call_at_once(ask)
+        return self.begin_at_once(ask)
 
     def step_hook(self, ask: Ask, begun: Coroutine[Any, Any, Any], value: Any = None) -> Any:
         """Nobody else comes to turn meanwhile."""

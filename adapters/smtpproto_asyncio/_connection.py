@@ -280,6 +280,10 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     # --- hooks ------------------------------------------------------------------------------------
 
+    def call_at_once(self, ask: Ask) -> Any:
+        """The connection's task has been entered."""
+        return self.begin_at_once(ask)
+
     def in_hook(self) -> bool:
         """In the connection's own task."""
         return asyncio.current_task(self._loop) is self.task

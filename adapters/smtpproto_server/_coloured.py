@@ -54,13 +54,13 @@ class ColouredPeer(Peer[ServerT]):
         raise NotImplementedError
 
     def in_hook(self) -> bool:
-        """Whether it is a hook itself that asks, and not a task of its own: of the runtime's own."""
-        raise NotImplementedError
+        """Whether it is surely a hook itself that asks, and not a task of its own."""
+        return False
 
     # --- what it may call -------------------------------------------------------------------------
 
-    def call_at_once(self, ask: Ask) -> Any:
-        """A hook's first step is taken where the connection stands."""
+    def begin_at_once(self, ask: Ask) -> Any:
+        """Take a hook's first step where the connection stands: `call_at_once`, if a runtime allows it."""
         if self.lost:
             return NOT_NOW
         if ask.body is not None:
@@ -87,7 +87,7 @@ class ColouredPeer(Peer[ServerT]):
     def being_read(self) -> bool:
         """By the hook itself too."""
         reader = self._reader
-        return (reader is not None and reader.begun is not None) or Peer.being_read(self)
+        return (reader is not None and reader.begun is not None) or super().being_read()
 
     def begin_pull(self, body: MessageBody) -> object:
         """Not while the hook itself pulls."""

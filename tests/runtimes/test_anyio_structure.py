@@ -118,7 +118,7 @@ def test_what_a_hook_enters_is_its_own_whether_it_waits_or_not(backend: str) -> 
             tasks.start_soon(anyio.sleep, 0)
             with anyio.move_on_after(0.001 if address.address == "waits@x" else 60) as scope:
                 await (anyio.sleep_forever() if address.address == "waits@x" else anyio.lowlevel.checkpoint())
-        assert scope.cancelled_caught is (address.address == "waits@x")
+            assert scope.cancelled_caught is (address.address == "waits@x")
 
     async def main() -> None:
         async with SMTPServer(**QUIET, on_mail_from=on_mail_from, hook_timeout=0.2) as server:
@@ -191,14 +191,15 @@ def test_a_cancelled_server_tells_a_hook_that_reads(backend: str) -> None:
         wait_until(lambda: seen)
 
     async def main() -> None:
+        clients: list[Client] = []
         with anyio.CancelScope() as scope:
             async with SMTPServer(**QUIET, on_data=on_data) as server:
                 await server.listen(0, "127.0.0.1")
-                client = await to_thread.run_sync(lambda: Client(port_of(server)).greeted())
-                await to_thread.run_sync(begin, client)
+                clients.append(await to_thread.run_sync(lambda: Client(port_of(server)).greeted()))
+                await to_thread.run_sync(begin, clients[0])
                 scope.cancel()
-        assert client.rest() == b""
-        client.close()
+        assert clients[0].rest() == b""
+        clients[0].close()
 
     anyio.run(main, backend=backend)
     assert seen == ["begun", "cancelled", "done"]

@@ -830,7 +830,7 @@ def test_a_module_that_cannot_be_imported_is_told_in_one_line(
     text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.py").write_text(text, "utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(SystemExit, match="2"):
         main(["broken:Handler"])
     assert capsys.readouterr().err.endswith(told)
