@@ -95,14 +95,15 @@ class Connection(Peer["SMTPServer"]):
         try:
             outcome: Outcome | None = waiter.get()
         finally:
-            watcher.stop()
-            if self._waiter is waiter:
+            if self._waiter is waiter:  # else somebody else waits by now, for a hook has left us behind
                 self._waiter = None
+                watcher.stop()
         return outcome
 
     def wake(self) -> None:
-        """End the wait; from any greenlet."""
-        self._hub.loop.run_callback(self._wake)
+        """End the wait that goes on now, and no later one; from any greenlet."""
+        if self._waiter is not None:
+            self._hub.loop.run_callback(self._waiter.switch, None)
 
     def _wake(self, outcome: Outcome | None = None) -> None:
         if self._waiter is not None:

@@ -305,6 +305,40 @@ def test_another_that_reads_behind_the_hook_is_too_late(runtime: Runtime, colour
     assert octets.count(LINE) >= ends.count("the end")
 
 
+@both
+def test_another_that_waits_for_octets_when_the_hook_returns_is_not_left_waiting(
+    runtime: Runtime, colour: Colour
+) -> None:
+    returns: list[object] = []
+    ends: list[object] = []
+
+    def on_data(stream: Any, _session: object) -> Hook:
+        gate = Gate(runtime, colour)
+
+        def read() -> Hook:
+            assert (yield stream.read(4)) == b"half"
+            gate.open()
+            try:
+                ends.append((yield stream.read(4)))
+            except RuntimeError as error:
+                ends.append(str(error))
+
+        elsewhere(server, colour, read)
+        yield from gate.passed()
+        returns.append(None)
+
+    with running(runtime, on_data=colour(on_data)) as server, server.client().greeted() as client:
+        for _ in range(3):
+            begin(client)
+            client.send(b"half")
+            wait_until(lambda: returns)
+            returns.clear()
+            client.send(b" a line\r\n.\r\n")
+            assert client.reply() == QUEUED
+            wait_until(lambda: ends)
+            assert ends.pop() in {TOO_LATE, b" a l"}  # a thread that waits already has one more read
+
+
 @pytest.mark.parametrize("n", [-1, 7])
 def test_a_read_that_times_out_and_is_repeated_loses_no_octet(runtime: Runtime, n: int) -> None:
     if not runtime.coroutines:
