@@ -10,7 +10,6 @@ import itertools
 import logging
 import re
 import threading
-import time
 import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -46,6 +45,8 @@ FAULTS: Final = {
 """What can be found, by the name under which it can be allowed."""
 
 HOOK_SECONDS: Final = 2.0  # for each call of a hook, if the options have no hook_timeout
+MIN_SECONDS: Final = 1.0  # till a hook goes round in circles; a hook that waits has its hook_timeout
+LOOKS: Final = 10  # within that time
 MAX_ENDS: Final = 100  # reads behind the end of a message before a hook is known to go round in circles
 MIN_SECRET: Final = 6  # characters; a shorter one stands in many a text by chance
 MAX_SHOWN: Final = 300  # characters of what a check returns
@@ -162,7 +163,7 @@ class Trial:
         self._handler: Any = handler
         self._check: Check | None = check
         self._allow: Collection[str] = allow
-        self._watchdog: _Watchdog = _Watchdog(2 * (self.options.hook_timeout or HOOK_SECONDS))
+        self._watchdog: Watchdog = Watchdog(2 * (self.options.hook_timeout or HOOK_SECONDS))
         self._shared: _Server | None = None
 
     def play(self, *said: str | bytes) -> None:
@@ -192,6 +193,7 @@ class Trial:
         try:
             sent = server.play(visit, itertools.chain.from_iterable(_pieces(each, cut) for each in said))
         except Hangs as error:
+            self._watchdog.end()
             if self._shared is not None:  # it was interrupted somewhere
                 self._shared.close()
                 self._shared = None
@@ -277,12 +279,12 @@ class _Server(MemoryServer):
 
     flushes_first: ClassVar[bool] = True  # so that what is sent behind a call is its answer
 
-    def __init__(self, handler: Any, options: Options, watchdog: _Watchdog) -> None:
+    def __init__(self, handler: Any, options: Options, watchdog: Watchdog) -> None:
         limit = options.hook_timeout or HOOK_SECONDS
         super().__init__(replace(options, handler=handler or options.handler, hook_timeout=limit))
         self.log: logging.Logger = _SILENT
         self.loop.set_exception_handler(_ignore)
-        self.watchdog: _Watchdog = watchdog
+        self.watchdog: Watchdog = watchdog
         self.visit: Visit = Visit(handler)
         self.faults: list[Fault] = []
         self.secrets: set[str] = set()
@@ -392,12 +394,17 @@ class _Peer(ServingPeer):
         return chunk
 
 
-class _Watchdog:
-    """Raises Hangs in this thread when a call in it has taken too long."""
+class Watchdog:
+    """Raises Hangs in this thread when a call in it has taken too long, and again as long as it does.
+
+    Again, as one may be swallowed: by the hook, or where Python raises nothing, as in a callback of a
+    weak reference. It counts how often it has looked rather than the time, for when the whole process
+    stands still, that is nobody's circle.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds: float = seconds
-        self._deadline: float | None = None
+        self._pause: float = max(seconds, MIN_SECONDS) / LOOKS
+        self._looks: list[None] | None = None  # at the call that goes on
         self._thread: int = threading.get_ident()
         self._stopped: threading.Event = threading.Event()
 
@@ -410,18 +417,25 @@ class _Watchdog:
 
     def begin(self) -> None:
         """A hook runs."""
-        self._deadline = time.monotonic() + self._seconds
+        self._looks = []
 
     def end(self) -> None:
         """It does not."""
-        self._deadline = None
+        self._looks = None
+
+    def look(self) -> None:
+        """See whether the same call still goes on."""
+        looks = self._looks
+        if looks is None:
+            return
+        looks.append(None)
+        if len(looks) > LOOKS and self._looks is looks:
+            looks.clear()
+            raise_in_thread(self._thread, Hangs)
 
     def _watch(self) -> None:
-        while not self._stopped.wait(self._seconds / 10):
-            deadline = self._deadline
-            if deadline is not None and deadline < time.monotonic():
-                self._deadline = None
-                raise_in_thread(self._thread, Hangs)
+        while not self._stopped.wait(self._pause):
+            self.look()
 
 
 def _pieces(segment: str | bytes, cut: Cut) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import base64
+import contextlib
 import email
 import logging
 import math
@@ -24,7 +25,7 @@ from smtpproto.testing import FAULTS, HandlerFault, Visit, check_handler, fuzz_h
 from smtpproto.testing.__main__ import main
 from smtpproto.testing._handler import _Hunt, _shorter, _transaction, handler_faults
 from smtpproto.testing._pasted import readable
-from smtpproto.testing._visits import Hangs, Trial
+from smtpproto.testing._visits import LOOKS, Hangs, Trial, Watchdog
 from smtpproto_server import AsyncStream, Maildir, Options, Stream, StreamAborted
 
 if TYPE_CHECKING:
@@ -504,9 +505,33 @@ def test_a_hook_that_never_comes_back_is_interrupted() -> None:
             while True:
                 time.sleep(0.001)
 
-    for handler in (Spins, Sleeps):
+    class Swallows:
+        async def on_mail_from(self, *_: object) -> None:
+            with contextlib.suppress(BaseException):
+                while True:
+                    pass
+            while True:
+                pass
+
+    for handler in (Spins, Sleeps, Swallows):
         with pytest.raises(HandlerFault, match=r"^hangs: on_mail_from"):
             check_handler(handler, "EHLO c.test", "MAIL FROM:<>", options=QUICK)
+
+
+def test_only_the_same_call_looked_at_often_enough_goes_round_in_circles() -> None:
+    watchdog = Watchdog(1e9)  # not started: the test looks in its place
+    for _ in range(5):
+        watchdog.begin()
+        for _ in range(LOOKS):
+            watchdog.look()
+        watchdog.end()
+        watchdog.look()
+    watchdog.begin()
+    for _ in range(3):  # once more is too often, each time
+        for _ in range(LOOKS):
+            watchdog.look()
+        with pytest.raises(Hangs):
+            watchdog.look()
 
 
 def test_a_hook_that_reads_on_behind_the_end_is_interrupted() -> None:
@@ -803,7 +828,7 @@ def test_the_command_writes_a_line_for_people_and_a_test_for_each_fault(
         (["Missing"], "cannot be had: module 'hooks_of_mine' has no attribute 'Missing'"),
         (["nothing"], "has no hook: none of on_connect"),
         (["Right", "--check", "no_such_module:check"], "cannot be had: No module named 'no_such_module'"),
-        (["Right", "--options", ":x"], "cannot be had: ValueError: Empty module name"),
+        (["Right", "--options", ":x"], "cannot be had: Empty module name"),
         (["Right", "--allow", "everything"], "invalid choice: 'everything'"),
     ],
 )
