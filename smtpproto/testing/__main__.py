@@ -89,9 +89,11 @@ def _named(name: str) -> Any:
         for each in path.split("."):
             found = getattr(found, each)
     except Exception as error:  # noqa: BLE001 - a module can fail in any way while it is imported
-        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        says_all = isinstance(error, ImportError | AttributeError | ValueError)
         why = " ".join(str(error).split())
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be had: {kind}{why}") from None
+        if not says_all:
+            why = f"{type(error).__name__}: {why}"
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be had: {why}") from None
     return found
 
 
