@@ -170,10 +170,6 @@ class Connection(ColouredPeer["SMTPServer"]):
         """In a step that is taken at once."""
         return self._stepping
 
-    def read(self) -> bytes | Outcome | None:
-        """Nothing, when the hook it would be for is to hear of something else."""
-        return None if self.serving.recalled else super().read()
-
     async def call(self, ask: Ask) -> Any:
         """In the hooks' cancel scope."""
         scope = self._enter_scope()
@@ -200,8 +196,10 @@ class Connection(ColouredPeer["SMTPServer"]):
     def _leave_scope(self, error: BaseException | None = None) -> bool | None:
         """True if `error` was of the scope's own making and ends here."""
         scope, self._hook = self._hook, None
-        if scope is None or error is None:
-            return None if scope is None else scope.__exit__(None, None, None)
+        if scope is None:
+            return None
+        if error is None:
+            return scope.__exit__(None, None, None)
         return scope.__exit__(type(error), error, error.__traceback__)
 
     def cancel_hook(self) -> None:

@@ -169,8 +169,9 @@ class Serving:
                 elif event is _CLOSED:
                     break
                 elif (question := _QUESTIONS.get(type(event))) is not None:
-                    if not self._answer_at_once(event, question):
-                        yield from self._ask_hook(cast("Event", event), self._question)
+                    ask = self._answer_at_once(event, question)
+                    if ask is not None:
+                        yield from self._ask_hook(cast("Event", event), ask)
                 elif (note := notes.get(type(event))) is not None:
                     note(self, event)
                 else:
@@ -249,7 +250,7 @@ class Serving:
         elif result is Outcome.TIMED_OUT:
             self._core.timeout("socket_timeout")
 
-    def _begin_wait(self, *, in_message: bool = False) -> bool:
+    def _begin_wait(self) -> bool:
         """Whether the peer is to be waited for; if not, the core has what came instead."""
         if self.stopping > self._stop_seen:
             self._pass_on_stop()
@@ -257,18 +258,18 @@ class Serving:
         if self.recalled or (self._channel is not None and self._take_decrypted(self._channel)):
             return False
         now = self._clock()
-        if in_message:
+        if self._body is not None:
             self._since = now
-        kind = self._runs_out = self._next_deadline(now, in_message=in_message)
+        kind = self._runs_out = self._next_deadline(now)
         if kind == "session_timeout" and (self._receive.deadline or now) <= now:
             self._core.timeout(kind)  # also for a client that never lets us wait
             return False
         return True
 
-    def _end_wait(self, result: Any, *, in_message: bool = False) -> None:
+    def _end_wait(self, result: Any) -> None:
         """Give the core what came of the wait."""
         kind = self._runs_out
-        if in_message:
+        if self._body is not None:
             self._account(self._since, result)
         if isinstance(result, bytes):
             self._take(result)
@@ -321,7 +322,7 @@ class Serving:
 
     # --- time -----------------------------------------------------------------------------------
 
-    def _next_deadline(self, now: float, *, in_message: bool = False) -> TimerKind | None:
+    def _next_deadline(self, now: float) -> TimerKind | None:
         """Set the deadline of the next Receive; return what runs out then."""
         core = self._core
         limit = self._socket_timeout
@@ -329,7 +330,7 @@ class Serving:
         deadline = _NEVER
         if limit is not None:
             kind, deadline = "socket_timeout", now + limit
-        if in_message:
+        if self._body is not None:
             if self._data_left is not None and now + self._data_left < deadline:
                 kind, deadline = "data_timeout", now + self._data_left
             if self._min_data_rate is not None and now + self._window_left < deadline:
@@ -409,33 +410,33 @@ class Serving:
             return None
         return failure(name)
 
-    def _answer_at_once(self, event: Any, question: _Question) -> bool:
-        """Put the event's question to its hook if that need not wait; False: nothing is decided yet."""
+    def _answer_at_once(self, event: Any, question: _Question) -> Ask | None:
+        """Put the event's question to its hook if that need not wait; if it must, the Ask for it."""
         core, server, name = self._core, self._server, question.hook
         hook = getattr(server, name)
         if hook is None:
             core.decide(question.without)
-            return True
+            return None
         arguments, ask = question.arguments, self._question
         if ask is None:
             ask = self._question = Ask()
             ask.seconds = self._hook_timeout
         ask.name, ask.hook, ask.args = name, hook, arguments(event)
         if server.flushes_first or self._unsent > MAX_UNSENT:
-            return False
+            return ask
         result = self.at_once.call_at_once(ask)
         if result is NOT_NOW:
-            return False
+            return ask
         if self.stopping > self._stop_seen or (result is not None and isinstance(result, Outcome)):
             self._note_outcome(result)
             if core.question is not event:
                 self._judge(name, result)
-                return True
+                return None
         if result is None and question.nothing is not None:
             core.decide(question.nothing)
         else:
             self._decide(name, result, event.auth if type(event) is AuthRequested else None)
-        return True
+        return None
 
     def _ask_hook(
         self, event: Event, ask: Ask | None, *, before_greeting: bool = False
@@ -703,8 +704,8 @@ class Serving:
                 rest = self._flush_at_once()
                 if rest is not None:
                     yield from self._transmit(rest)
-                elif self._begin_wait(in_message=True):
-                    self._end_wait((yield self._receive), in_message=True)
+                elif self._begin_wait():
+                    self._end_wait((yield self._receive))
                 chunk = self.chunk_at_hand()
         except Exception as error:  # noqa: BLE001 - the hook that pulls is not to be told
             return self._fail_within(error)

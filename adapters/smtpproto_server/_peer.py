@@ -298,7 +298,7 @@ class Peer(AtOnce, Generic[ServerT]):
             return Outcome.LOST
         if self.eof:
             return b""
-        if self._ready or late:
+        if (self._ready or late) and not self.serving.recalled:
             self._unwaited += 1
             found = self.read()
             if found is not None:
