@@ -1,234 +1,297 @@
-# One connection on anyio: how to wait for its socket, and how to call a hook.
+# One connection on anyio: a task that serves it and in which its hooks run, and a second one that looks
+# after the socket and the time while a hook waits for something else.
 #
-# One task serves the connection, and hooks run in it, one after the other in a cancel scope that is
-# replaced when it has been used. A second task watches the socket, but only while a hook waits for
-# something else.
+# Hooks run one after the other in a cancel scope that is replaced when it has been used. Cancellation is
+# level-triggered here: in a scope that was cancelled every await raises, so what is left to be done for a
+# cancelled connection is done in a shielded scope, and nothing goes on before.
 
 from __future__ import annotations
 
+import inspect
 import math
 from contextlib import suppress
+from types import coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio import from_thread, to_thread
 
-from smtpproto_server import ColouredPeer, Failed, Outcome
+from smtpproto_server import NEVER, PARTED, SocketDriver
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Callable, Generator
 
     from anyio.abc import TaskGroup
 
+    from smtpproto import Accept, Pending
     from smtpproto_anyio._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Step, Wait
+    from smtpproto_server import AsyncStream, Stream
 
 __all__ = ["Connection"]
 
+NOTHING: Final = object()
 LAST_WORDS: Final = 5.0  # seconds that on_close may take when the connection was cancelled
 
 
-class Connection(ColouredPeer["SMTPServer"]):
+class Connection(SocketDriver):
     """A connection in a task."""
 
-    __slots__ = ("_busy", "_hook", "_limit", "_stepping", "_tasks", "_waiting_in", "_watched", "_watcher")
+    __slots__ = (
+        "_again", "_busy", "_cancelled", "_nap", "_own", "_scope", "_shielded", "_tasks", "_trap", "_waiting",
+        "_watching",
+    )  # fmt: skip
 
-    def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
-        super().__init__(server, sock, serving)
+    server: SMTPServer
+
+    def __init__(self, server: SMTPServer, **facts: Any) -> None:
         self._tasks: TaskGroup | None = None
-        self._waiting_in: anyio.CancelScope | None = None
-        self._watcher: anyio.CancelScope | None = None
-        self._watched: bool = False
+        self._own: int = 0
+        """The id of the task that serves."""
+        self._trap: Any = NOTHING
+        """What a hook waits for."""
+        self._scope: anyio.CancelScope | None = None
+        """Around the hooks."""
+        self._waiting: anyio.CancelScope | None = None
+        """Around the wait for the socket, while no hook waits; whatever happens cancels it."""
+        self._watching: anyio.CancelScope | None = None
+        """Around the second task."""
+        self._nap: anyio.CancelScope | None = None
+        """Around its wait, while there is nothing to be seen at the socket."""
         self._busy: bool = False
-        self._stepping: bool = False
-        self._hook: anyio.CancelScope | None = None
-        self._limit: anyio.CancelScope | None = None
+        """Somebody waits at the socket: never two at a time."""
+        self._again: bool = False
+        """`poke` was called while nobody waited."""
+        self._cancelled: bool = False
+        """Somebody else has cancelled the connection."""
+        self._shielded: bool = False
+        """What is left is being done where nothing cancels it."""
+        super().__init__(server, **facts)
+
+    # --- the whole ------------------------------------------------------------------------------------
 
     async def serve(self) -> None:
         """Serve it to its end. Cancelled, it drops the client and tells the application."""
-        steps = self.steps()
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
-                    await self._take_all(steps)
+                    await self._serve()
                 except anyio.get_cancelled_exc_class():
-                    self.lost = True
+                    self._shielded = True
                     with anyio.move_on_after(LAST_WORDS, shield=True):
-                        await self._take_all(steps, Outcome.LOST)
+                        self.lose()
+                        await self._serve()
                     raise
                 finally:
                     self._tasks.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
-            self.server.report(error, "socket", self.serving.session)
+            self.server.report(error, "socket", self.session)
         finally:
             self.end()
 
-    async def _take_all(self, steps: Generator[Step, Any, object], value: Outcome | None = None) -> None:
-        while True:
+    async def _serve(self) -> None:
+        self._own = anyio.get_current_task().id
+        self.go_on()
+        while self in self.server.peers:
+            if self._trap is not NOTHING:
+                await self._await_hook()
+                continue
             try:
-                await self.take(steps, value)
-            except BaseException as error:
-                if isinstance(error, anyio.get_cancelled_exc_class()) and self.recall_hook(error):
-                    value = None  # a hook that reads the message is to hear of it first
-                    continue
-                self._leave_scope(error)
-                raise
-            self._leave_scope()
-            return
+                await self._wait()
+            except anyio.get_cancelled_exc_class() as error:
+                if self.stream is None or not self.stream.reads:
+                    raise
+                self.resume(error=error)  # a hook that reads the message is to hear of it first
+                if self._cancelled and not self._shielded:
+                    raise
 
-    # --- waiting ----------------------------------------------------------------------------------
+    def go_on(self) -> None:
+        """Not between a cancellation and the shield against it: `on_close` would begin in a dead scope."""
+        if self._shielded or not self._cancelled:
+            super().go_on()
 
-    async def wait(self, step: Wait) -> Outcome | None:
-        """In a cancel scope, which whatever happens cancels."""
-        deadline = math.inf if step.deadline is None else step.deadline
-        if deadline <= 0:  # the others are to have their turn
+    # --- waiting for the socket, the time or a poke -----------------------------------------------------
+
+    async def _wait(self) -> None:
+        if self._again:
+            self._again = False
             await anyio.lowlevel.checkpoint()
-            return Outcome.TIMED_OUT
-        with anyio.CancelScope(deadline=deadline) as scope:
-            self._waiting_in = scope
+            self.go_on()
+            return
+        with anyio.CancelScope(deadline=_deadline(self.when)) as scope:
+            self._waiting = scope
             try:
-                if self._busy:  # somebody is on the way out, and wakes us
+                if self._busy or self.waits is PARTED:  # the second task is on its way out, and wakes us
                     await anyio.sleep_forever()
-                await self._at_socket(anyio.wait_writable if step.writing else anyio.wait_readable)
+                await self._at_socket()
             finally:
-                if self._waiting_in is scope:
-                    self._waiting_in = None
-                else:  # we were left behind by a hook, reading
-                    self.wake()
-        return Outcome.TIMED_OUT if scope.cancelled_caught and anyio.current_time() >= deadline else None
+                self._waiting = None
+        if not scope.cancelled_caught:
+            self._look()
+            return
+        if self._again:
+            self._again = False
+            self.go_on()
+        if self.clock() >= self.when:
+            self.rang()
 
-    async def _at_socket(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
-        # Never two at a time: anyio forgets the second when the first leaves late.
+    async def _at_socket(self) -> None:
         self._busy = True
         try:
-            await ready(self.sock)
+            with suppress(anyio.ClosedResourceError):
+                await (anyio.wait_writable if self.full else anyio.wait_readable)(self.sock)
         finally:
             self._busy = False
 
-    def wake(self) -> None:
+    def _look(self) -> None:
+        if self.full:
+            self.writable()
+        else:
+            self.readable()
+
+    def poke(self) -> None:
         """End the wait."""
-        if self._waiting_in is not None:
-            self._waiting_in.cancel()
+        self._again = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        elif self.hook is not None and not self.running:
+            self._again = False
+            self.go_on()  # no hook is called in it: one runs
 
-    def begin_watch(self) -> None:
-        """While a hook runs."""
-        if self._watcher is None and self._tasks is not None:
-            self._watcher = anyio.CancelScope()
-            if not self._watched:
-                self._start_watch(self._tasks, self._watcher)
+    def alarm(self, when: float) -> None:
+        """The waits have deadlines."""
+        self.when = when
+        if self._watching is not None:
+            self._watching.deadline = _deadline(when)
 
-    def end_watch(self) -> None:
-        """No hook runs, or it reads the message."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+    def read_on(self) -> None:
+        """The socket is of interest again."""
+        if self._nap is not None:
+            self._nap.cancel()
 
-    def _start_watch(self, tasks: TaskGroup, scope: anyio.CancelScope) -> None:
-        self._watched = True
-        tasks.start_soon(self._watch, tasks, scope, name="smtpproto watch")
-
-    async def _watch(self, tasks: TaskGroup, scope: anyio.CancelScope) -> None:
-        try:
-            with scope, suppress(anyio.ClosedResourceError):
-                # Cancelled before it began, it may find the connection's own task at the socket.
-                while self.backlogged and not (self.lost or scope.cancel_called):
-                    await self._at_socket(anyio.wait_writable)
-                    self.write()
-                while not scope.cancel_called and self.watch():
-                    await self._at_socket(anyio.wait_readable)
-        finally:
-            self._watched = False
-            self.wake()
-        if self._watcher is scope:  # there is nothing more to see
-            self._watcher = None
-        elif self._watcher is not None:  # wanted again since
-            self._start_watch(tasks, self._watcher)
-
-    def release(self) -> None:
-        """Take the socket from the loop."""
+    def drop(self) -> None:
+        """Take the socket from the loop, and close it."""
         anyio.notify_closing(self.sock)
-        super().release()
+        super().drop()
 
-    # --- hooks ------------------------------------------------------------------------------------
+    # --- a hook that waits --------------------------------------------------------------------------
 
-    def call_at_once(self, ask: Ask) -> Any:
-        """In the hooks' cancel scope too."""
-        self._enter_scope()
-        return self.begin_at_once(ask)
+    def suspend(self, trap: Any) -> None:
+        """The connection's task awaits it."""
+        self._trap = trap
 
-    def step_hook(self, ask: Ask, begun: Coroutine[Any, Any, Any], value: Any = None) -> Any:
-        """Nobody else comes to turn meanwhile."""
-        self._stepping = True
-        try:
-            return super().step_hook(ask, begun, value)
-        finally:
-            self._stepping = False
-
-    def in_hook(self) -> bool:
-        """In a step that is taken at once."""
-        return self._stepping
-
-    async def call(self, ask: Ask) -> Any:
-        """In the hooks' cancel scope."""
-        scope = self._enter_scope()
-        try:
-            result = await self.call_hook(ask)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # whatever a hook raises is contained, unless it is our own
-            if not isinstance(error, Exception) and anyio.get_current_task().has_pending_cancellation():
-                if self._leave_scope(error):
-                    return None
+    @coroutine
+    def _await_hook(self) -> Generator[Any, Any, None]:
+        while self._trap is not NOTHING:
+            if self._watching is None and not self._busy and self._tasks is not None:
+                self._tasks.start_soon(self._watch, name="smtpproto watch")
+            trap, self._trap = self._trap, NOTHING
+            try:
+                value = yield trap
+            except GeneratorExit:
+                if self.hook is not None:
+                    self.hook.close()
                 raise
-            result = Failed(error)
-        if scope.cancel_called:
-            self._leave_scope()
-        return result
+            except BaseException as error:
+                self.resume(error=error)
+                if self._cancelled and not self._shielded:
+                    raise
+            else:
+                self.resume(value)
+        if self._watching is not None:
+            self._watching.cancel()
 
-    def _enter_scope(self) -> anyio.CancelScope:
-        """What a hook enters, from its first step on, is then within."""
-        if self._hook is None:
-            self._hook = anyio.CancelScope().__enter__()
-        return self._hook
+    async def _watch(self) -> None:
+        """The second task: see what the client does, and when the hook's time is over."""
+        if self._watching is not None:
+            return
+        with anyio.CancelScope() as scope:
+            self._watching = scope
+            while self._hook_runs():
+                scope.deadline = _deadline(self.when)
+                if self.waits is PARTED or self.lost or ((self.held or self.eof) and not self.full):
+                    with anyio.CancelScope() as self._nap:
+                        await anyio.sleep_forever()
+                    self._nap = None
+                    continue
+                await self._at_socket()
+                if self._hook_runs() and self.waits is not PARTED:
+                    self._look()
+        self._watching = self._nap = None
+        if self._hook_runs() and self.clock() >= self.when:
+            self.rang()
+            if self._hook_runs() and self._tasks is not None:
+                self._tasks.start_soon(self._watch, name="smtpproto watch")
+        if self._waiting is not None:
+            self._waiting.cancel()
 
-    def _leave_scope(self, error: BaseException | None = None) -> bool | None:
-        """True if `error` was of the scope's own making and ends here."""
-        scope, self._hook = self._hook, None
-        if scope is None:
-            return None
-        if error is None:
-            return scope.__exit__(None, None, None)
-        return scope.__exit__(type(error), error, error.__traceback__)
+    def _hook_runs(self) -> bool:
+        return self.hook is not None and (self.stream is None or not self.stream.reads)
+
+    # --- cancellation -------------------------------------------------------------------------------
+
+    def call(self, name: str, hook: Callable[..., Any], *args: Any) -> Accept | Pending:
+        """In the hooks' cancel scope: what a hook enters, from its first step on, is then within."""
+        if self._scope is None:
+            self._scope = anyio.CancelScope().__enter__()
+        return super().call(name, hook, *args)
 
     def cancel_hook(self) -> None:
-        """The hook runs in a scope of its own."""
-        if self._hook is not None:
-            self._hook.cancel()
+        """By its scope."""
+        if self._scope is not None:
+            self._scope.cancel()
 
-    def set_limit(self, seconds: float | None) -> None:
-        """By a task that sleeps: a deadline of the hook's own scope would not say why it is cancelled."""
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
-        if seconds is not None and self._tasks is not None:
-            self._limit = anyio.CancelScope()
-            self._tasks.start_soon(self._time_out, self._limit, seconds, name="smtpproto limit")
+    def hook_ended(self, error: BaseException | None) -> bool:
+        """Leave the scope if it was used; True if the cancellation was somebody else's."""
+        scope = self._scope
+        cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+        if scope is None or not (scope.cancel_called or cancelled):
+            return False
+        foreign = not scope.cancel_called and anyio.get_current_task().has_pending_cancellation()
+        self._leave_scope(error if cancelled else None)
+        if foreign:
+            self._cancelled = True
+        return foreign
 
-    async def _time_out(self, scope: anyio.CancelScope, seconds: float) -> None:
-        with scope:
-            await anyio.sleep(seconds)
-            self.interrupt(Outcome.TIMED_OUT)
+    def _leave_scope(self, error: BaseException | None = None) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.__exit__(None if error is None else type(error), error, error and error.__traceback__)
 
-    def pull_from_thread(self, body: MessageBody) -> bytes:
-        """The event loop pulls, the thread waits."""
-        return from_thread.run(self.pull_chunk, body, token=self.server.token)
+    def finished(self) -> None:
+        """The last hook has ended."""
+        self._leave_scope()
 
-    async def in_thread(self, call: Callable[[], Any]) -> Any:
+    def own_step(self) -> bool:
+        """In the task that serves."""
+        return anyio.get_current_task().id == self._own
+
+    # --- threads, and others that read for the hook -------------------------------------------------
+
+    async def apart(self, call: Callable[[], Any]) -> Any:
         """In one of anyio's worker threads."""
-        # In a box, as trio does not believe that a result may be awaitable.
+        # In a box, as trio does not take a result that may be awaitable.
         (result,) = await to_thread.run_sync(
-            lambda: [call()], abandon_on_cancel=True, limiter=self.server.limiter
+            lambda: [call()], abandon_on_cancel=True, limiter=self.server.limiter_for(self.hook_name)
         )
-        return result
+        return await result if inspect.isawaitable(result) else result
+
+    async def read_elsewhere(self, stream: AsyncStream | Stream) -> bytes:
+        """The next piece, for another task than the hook's."""
+        self.begin_read(stream)
+        try:
+            while (piece := self.try_read(stream)) is None:
+                event = anyio.Event()
+                stream.reader = event.set
+                await event.wait()
+        finally:
+            self.end_read(stream)
+        return piece
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The event loop reads, the thread waits."""
+        return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
+
+
+def _deadline(when: float) -> float:
+    return math.inf if when == NEVER else when

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
 import anyio.lowlevel
@@ -15,7 +15,7 @@ from smtpproto_server import ServerCore
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
@@ -35,22 +35,24 @@ class SMTPServer(ServerCore):
     leaving it is closed; when it is cancelled, its connections are too.
     """
 
+    driver: ClassVar[Callable[..., Connection]] = Connection
+
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self._manager: AbstractAsyncContextManager[Self] | None = None
         self._tasks: TaskGroup | None = None
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._limiters: dict[str, anyio.CapacityLimiter] = {}
         self._token: EventLoopToken | None = None
         self._empty: anyio.Event | None = None
         self._closing: anyio.Event | None = None
         self._ended: anyio.Event | None = None
 
-    @property
-    def limiter(self) -> anyio.CapacityLimiter:
-        """Bounds the threads for plain hooks."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(self.options.hook_threads)
-        return self._limiter
+    def limiter_for(self, hook: str) -> anyio.CapacityLimiter:
+        """Bounds the threads for a plain hook: `on_data` waits for its client, a look-up for the network."""
+        kind = hook if hook in self.most_threads() else "hook"
+        if kind not in self._limiters:
+            self._limiters[kind] = anyio.CapacityLimiter(self.most_threads()[kind])
+        return self._limiters[kind]
 
     @property
     def token(self) -> EventLoopToken:
@@ -81,9 +83,9 @@ class SMTPServer(ServerCore):
         The socket belongs to the server from here on.
         """
         await self._open()
-        serving = self.admit(sock, anyio.current_time, **identity)
-        if serving is not None:
-            await Connection(self, sock, serving).serve()
+        connection = self.admit(sock, anyio.current_time, **identity)
+        if connection is not None:
+            await connection.serve()
 
     async def close(self) -> None:
         """Stop listening, let open transactions end, and return when all connections are gone.
@@ -145,9 +147,9 @@ class SMTPServer(ServerCore):
             while True:
                 await anyio.wait_readable(listener.sock)
                 for sock, identity in listener.accepted():
-                    serving = self.admit(sock, anyio.current_time, **identity)
-                    if serving is not None:
-                        tasks.start_soon(Connection(self, sock, serving).serve, name="smtpproto connection")
+                    connection = self.admit(sock, anyio.current_time, **identity)
+                    if connection is not None:
+                        tasks.start_soon(connection.serve, name="smtpproto connection")
                 await anyio.sleep(listener.pause)
 
     async def _close(self, done: anyio.Event) -> None:

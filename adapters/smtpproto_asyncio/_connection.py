@@ -1,60 +1,101 @@
-# One connection on asyncio: how to wait for its socket, and how to call a hook.
+# One connection on asyncio: a transport whose callbacks move it on, and a task.
 #
-# The transport's callbacks move the connection on, as long as nothing but its socket is waited for.
-# A hook that waits for something else is awaited by the connection's task. In both a hook sees the
-# same task and the same context.
+# As long as nothing but the client is waited for, the callbacks run the connection as if in its task, so
+# a hook sees the same task and the same context wherever it goes on. What a hook waits for is awaited by
+# the task itself; so a hook can be cancelled, and the connection by somebody else.
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-import socket
+import inspect
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
+from concurrent.futures import Future
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from smtpproto_server import Alarm, ColouredPeer, Failed, Outcome, Wait, trapped
+from smtpproto_server import NEVER, Driver, has_octets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    import socket
+    from collections.abc import Callable, Generator
 
     from smtpproto_asyncio._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Step
+    from smtpproto_server import AsyncStream, Stream
 
 __all__ = ["Connection"]
 
 NOTHING: Final = object()
 
 
-class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
-    """A connection that its transport moves on, and a task for hooks that wait."""
+class Protocol(asyncio.BufferedProtocol):
+    """What the transport calls."""
 
-    # Transports, as uvloop says nothing of a reset to those who watch a socket of their own.
+    __slots__ = ("_buffer", "_connection")
+
+    def __init__(self, connection: Connection, buffer: memoryview) -> None:
+        self._connection: Connection = connection
+        self._buffer: memoryview = buffer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A stream protocol gets no other; uvloop's classes do not inherit from asyncio's.
+        self._connection.connected(cast("asyncio.Transport", transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        # All connections of a server read into the same memory: between here and
+        # buffer_updated nothing else runs.
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        connection = self._connection
+        connection.run(connection.received, bytes(self._buffer[:nbytes]))
+
+    def eof_received(self) -> bool:
+        self._connection.run(self._connection.received, b"")
+        return True  # the client may still read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.run(self._connection.lose, exc)
+
+    def pause_writing(self) -> None:
+        self._connection.full = True
+
+    def resume_writing(self) -> None:
+        # Not here: a transport that is closed by us now would be lost twice.
+        self._connection.loop.call_soon(self._connection.run, self._connection.room)
+
+
+class Connection(Driver):
+    """A connection with a transport and a task."""
+
     __slots__ = (
-        "_alarm", "_calling", "_cancels", "_context", "_doomed", "_limit", "_loop", "_needed", "_over",
-        "_paused", "_reading", "_standing", "_steps", "_transport", "_trap", "_waiter", "task",
+        "_awaited", "_cancels", "_context", "_refused", "_struck", "_timer", "_timer_at", "_transport", "_trap",
+        "loop", "sock", "task",
     )  # fmt: skip
 
-    pushed: ClassVar[bool] = True
+    # Of the application's class; an adapter's own server is always this one.
+    server: SMTPServer
 
-    def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
-        super().__init__(server, sock, serving)
-        loop = self._loop = server.loop
-        self._alarm: Alarm = Alarm(server.clock, server.call_later, self._rang)
-        self._waiter: asyncio.Future[Outcome | None] | None = None
+    def __init__(self, server: SMTPServer, *, sock: socket.socket, **facts: Any) -> None:
+        loop = self.loop = server.loop
+        self.sock: socket.socket = sock
         self._transport: asyncio.Transport | None = None
-        self._reading: bool = True
-        self._paused: bool = False
-        self._limit: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float = 0.0
+        self._trap: Any = NOTHING
+        """What a hook waits for."""
+        self._awaited: asyncio.Future[None] | None = None
+        """The task waits for this: for something to do."""
         self._cancels: int = 0
-        self._doomed: int = 0
-        self._steps: Generator[Step, Any, object] = self.steps()
-        self._standing: bool = False  # at a Wait, which a callback ends
-        self._over: bool = False
-        self._calling: Coroutine[Any, Any, Any] | None = None
-        self._trap: Any = NOTHING  # what the hook waits for
-        self._needed: asyncio.Future[None] | None = None
+        """How often the task was cancelled by us, to end a hook."""
+        self._refused: int = 0
+        """How often by somebody else, who is obeyed when the connection has ended."""
+        self._struck: bool = False
+        """The hook that runs has been raised a cancellation."""
+        super().__init__(server, **facts)
+        self.running = True  # until the transport is there, whatever comes is only noted
         self._context: contextvars.Context = contextvars.copy_context()
         self.task: asyncio.Task[None] = loop.create_task(
             self._serve(), name="smtpproto connection", context=self._context
@@ -62,31 +103,52 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
 
     # --- being moved on ---------------------------------------------------------------------------
 
+    def run(self, call: Callable[..., None], *args: Any) -> None:
+        """Call in a callback of the loop, as if in the task."""
+        loop, task = self.loop, self.task
+        _enter_task(loop, task)
+        try:
+            self._context.run(call, *args)
+        finally:
+            _leave_task(loop, task)
+
+    def connected(self, transport: asyncio.Transport) -> None:
+        """The socket has its transport."""
+        self._transport = transport
+        # The system has it all when nothing is left here, so any octet that stays is a pause.
+        transport.set_write_buffer_limits(0)
+        self.run(self.begin)
+
     async def _serve(self) -> None:
         """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
         try:
-            value: Any = None
             try:
-                await self._loop.connect_accepted_socket(lambda: self, self.sock)
+                protocol = Protocol(self, self.server.read_buffer)
+                await self.loop.connect_accepted_socket(lambda: protocol, self.sock)
             except OSError as error:  # gone before we looked
                 self.server.log.debug("a connection was lost at once: %r", error)
-                self.lost = True
+                self._begin_lost()
             except asyncio.CancelledError:
-                value = self._note_cancel()
-            self._go_on(value)
-            while not self._over:
-                self._needed = self._loop.create_future()
+                self._refused = self.task.cancelling()
+                self._begin_lost()
+            while self in self.server.peers:
+                self._awaited = self.loop.create_future()
                 try:
                     if self._trap is NOTHING:
-                        await self._needed
+                        await self._awaited
                 except asyncio.CancelledError as error:
                     self._cancelled(error)
                 await self._await_hook()
         finally:
-            self._alarm.cancel()
-            self.end()
-        if self._doomed:
+            if self in self.server.peers:
+                self.end()
+        if self._refused:
             raise asyncio.CancelledError
+
+    def _begin_lost(self) -> None:
+        self.lose()
+        if self._transport is None:
+            self.begin()
 
     @coroutine
     def _await_hook(self) -> Generator[Any, Any, None]:
@@ -95,236 +157,203 @@ class Connection(ColouredPeer["SMTPServer"], asyncio.BufferedProtocol):
             try:
                 value = yield trap
             except GeneratorExit:  # the loop has gone
-                if self._calling is not None:
-                    self._calling.close()
+                if self.hook is not None:
+                    self.hook.close()
                 raise
             except BaseException as error:  # noqa: BLE001 - passed on, cancellation above all
-                self._go_on(error=error)
+                self._struck = isinstance(error, asyncio.CancelledError)
+                self.resume(error=error)
             else:
-                self._go_on(value)
+                self.resume(value)
+
+    def suspend(self, trap: Any) -> None:
+        """The task awaits it."""
+        self._trap = trap
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    def poke(self) -> None:
+        """In a callback of the loop."""
+        self.loop.call_soon(self.run, self.go_on)
+
+    # --- cancellation -----------------------------------------------------------------------------
 
     def _cancelled(self, error: asyncio.CancelledError) -> None:
-        """While the socket was waited for, or before what a hook waits for could be."""
+        """While nothing was awaited, or before what a hook waits for could be."""
         trap, self._trap = self._trap, NOTHING
         if asyncio.isfuture(trap) and trap.cancel():
             self._trap = trap  # as a task does: whoever it belongs to learns of it, and then the hook
-            return
-        self._standing = False
-        if self._calling is not None:  # by a hook that reads the message
-            self._go_on(error=error)
-        elif self.recall_hook(error):
-            self._go_on()
-        else:
-            # Somebody else's wish: the loop is ending. What is left is telling the application.
-            self._go_on(self._note_cancel())
-
-    def _resume(self, value: Any = None) -> None:
-        """Go on, in a callback of the loop."""
-        if not self._standing:
-            return
-        self._standing = False
-        loop, task = self._loop, self.task
-        _enter_task(loop, task)
-        try:
-            self._context.run(self._go_on, value)
-        finally:
-            _leave_task(loop, task)
-        if not self._standing and self._needed is not None and not self._needed.done():
-            self._needed.set_result(None)
-
-    def _go_on(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Take steps until the socket has to be waited for, or what a hook waits for, or all is over."""
-        while True:
-            calling = self._calling
-            if calling is None:
-                try:
-                    step = self._steps.send(value)
-                except StopIteration:
-                    self._over = True
-                    return
-                if isinstance(step, Wait):
-                    self._stand(step)
-                    return
-                calling = self._calling = self.call(step)
-                value = None
-            try:
-                trap = calling.send(value) if error is None else calling.throw(error)
-            except StopIteration as done:
-                self._calling, value, error = None, done.value, None
-                continue
-            if trap is self._waiting:
-                self._stand(trap)
-            else:
-                self._trap = trap
-            return
-
-    def _stand(self, step: Wait) -> None:
-        self._standing = True
-        self._expect(step)
-
-    def _expect(self, step: Wait) -> None:
-        """See to it that the wait ends at its deadline, and that octets come."""
-        self._alarm.set(step.deadline)
-        if not self._reading and not step.writing and self._transport is not None:
-            self._reading = True
-            self._transport.resume_reading()
-
-    # --- what the transport calls -----------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A stream protocol gets no other; uvloop's classes do not inherit from asyncio's.
-        self._transport = cast("asyncio.Transport", transport)
-        # The system has it all when nothing is left here, so any octet that stays is a pause.
-        self._transport.set_write_buffer_limits(0)
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        # All connections of a server read into the same memory: between here and
-        # buffer_updated nothing else runs.
-        return self.server.read_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.take_in(bytes(self.server.read_buffer[:nbytes]))
-        if self.full() and self._reading and self._transport is not None:
-            self._reading = False
-            self._transport.pause_reading()
-        self._wake()
-
-    def eof_received(self) -> bool:
-        self.eof = True
-        self._wake()
-        return True  # the client may still read
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        self.serving.fault = exc
-        self.interrupt(Outcome.LOST)
-        self._wake()
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        # Not here: a transport that is closed by us now would be lost twice.
-        self._loop.call_soon(self._wake)
-
-    # --- the socket -------------------------------------------------------------------------------
-
-    def read(self) -> None:
-        """Nothing but what was pushed."""
-
-    def more_to_come(self) -> bool:
-        """Look: a turn of the loop only to find nothing costs more."""
-        try:
-            self.sock.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:  # the transport will tell
-            return True
-        return True
-
-    def write(self) -> bool:
-        """Give it all to the transport."""
-        if self._rest and self._transport is not None and not self.closed:
-            self._transport.write(self._rest)
-            self._rest = b""
-        return not self._paused
-
-    def end_output(self) -> bool:
-        """By the transport."""
-        try:
-            if self._transport is not None:
-                self._transport.write_eof()
-        except OSError:  # the peer was faster
-            return False
-        return True
-
-    def release(self) -> None:
-        """The transport closes the socket."""
-        if self._transport is None:
-            super().release()
-        elif self._paused or self.lost:
-            self._transport.abort()
-        else:
-            self._transport.close()
-
-    # --- waiting ----------------------------------------------------------------------------------
-
-    async def wait(self, step: Wait) -> Outcome | None:
-        """In the callbacks; in a task of the hook's own by a future."""
-        outcome: Outcome | None
-        if asyncio.current_task(self._loop) is self.task:
-            outcome = await trapped(step)
-            return outcome
-        self._expect(step)
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            outcome = await waiter
-        finally:
-            if self._waiter is waiter:
-                self._waiter = None
-        return outcome
-
-    def wake(self) -> None:
-        """End the wait, whoever calls this."""
-        self._loop.call_soon(self._wake)
-
-    def _rang(self) -> None:
-        self._wake(Outcome.TIMED_OUT)
-
-    def _wake(self, outcome: Outcome | None = None) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(outcome)
-        else:
-            self._resume(outcome)
-
-    # --- hooks ------------------------------------------------------------------------------------
-
-    def call_at_once(self, ask: Ask) -> Any:
-        """The connection's task has been entered."""
-        return self.begin_at_once(ask)
-
-    def in_hook(self) -> bool:
-        """In the connection's own task."""
-        return asyncio.current_task(self._loop) is self.task
-
-    async def call(self, ask: Ask) -> Any:
-        """In the connection's own task."""
-        try:
-            result = await self.call_hook(ask)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
-            # A CancelledError too, unless it is somebody's wish: then it is seen below.
-            result = Failed(error)
-        while self._cancels:  # our own, which have done their work
-            self._cancels -= 1
-            self.task.uncancel()
-        return result if self.task.cancelling() == self._doomed else self._note_cancel()
-
-    def _note_cancel(self) -> Outcome:
-        self._doomed = self.task.cancelling()
-        self.lost = True
-        return Outcome.LOST
+        elif self.hook is not None:
+            self._struck = True
+            self.resume(error=error)
+        elif self.task.cancelling() > self._refused:
+            # Somebody else's wish: the loop is ending. What is left is to tell the application.
+            self._refused = self.task.cancelling()
+            self.lose()
 
     def cancel_hook(self) -> None:
         """The hook runs in the connection's own task."""
         self._cancels += 1
         self.task.cancel()
 
-    def set_limit(self, seconds: float | None) -> None:
-        """By a timer of the loop."""
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
-        if seconds is not None:
-            self._limit = self._loop.call_later(seconds, self.interrupt, Outcome.TIMED_OUT)
+    def hook_ended(self, error: BaseException | None) -> bool:
+        """Undo our own cancellations, and find out whether there was somebody else's.
 
-    def pull_from_thread(self, body: MessageBody) -> bytes:
-        """The loop pulls, the thread waits."""
-        return asyncio.run_coroutine_threadsafe(self.pull_chunk(body), self._loop).result()
+        That is one which the hook has let through. If it dealt with it, it was the hook's own: a task
+        group cancels the task that waits for it, and before Python 3.13 leaves that request standing.
+        """
+        task, struck = self.task, self._struck
+        self._struck = False
+        while self._cancels:
+            self._cancels -= 1
+            task.uncancel()
+        if task.cancelling() <= self._refused or not struck:
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            self._refused = task.cancelling()
+            return True
+        while task.cancelling() > self._refused:
+            task.uncancel()
+        return False
 
-    async def in_thread(self, call: Callable[[], Any]) -> Any:
-        """In the loop's executor."""
-        call = partial(contextvars.copy_context().run, call)
-        return await self._loop.run_in_executor(self.server.pool, call)
+    def own_step(self) -> bool:
+        """In the connection's own task."""
+        return asyncio.current_task(self.loop) is self.task
+
+    # --- octets and time --------------------------------------------------------------------------
+
+    def send(self, octets: bytes) -> None:
+        """By the transport."""
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def hold(self) -> None:
+        """By the transport."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """By the transport."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def octets_wait(self) -> bool:
+        """Look into the socket: a turn of the loop only to find nothing costs more."""
+        return has_octets(self.sock)
+
+    def end_output(self) -> None:
+        """By the transport; the peer may have been faster."""
+        try:
+            if self._transport is not None:
+                self._transport.write_eof()
+        except OSError:
+            self.lost = self.noted = True
+
+    def drop(self) -> None:
+        """The transport closes the socket."""
+        if self._transport is None:
+            self.sock.close()
+        elif self.full or self.lost:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def alarm(self, when: float) -> None:
+        """A timer that runs already is left to fire early and look again."""
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if when != NEVER:
+            self._timer_at, self._timer = when, self.loop.call_at(when, self._rang)
+
+    def _rang(self) -> None:
+        self._timer = None
+        self.run(self.expired)
+
+    def finished(self) -> None:
+        """The task may end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake()
+
+    # --- threads, and others that read for the hook -----------------------------------------------
+
+    async def apart(self, call: Callable[[], Any]) -> Any:
+        """In one of the server's threads."""
+        done: asyncio.Future[Any] = self.loop.create_future()
+        context = contextvars.copy_context()
+        self.server.threads_for(self.hook_name).submit(partial(_work, self.loop, done, context, call))
+        result = await done
+        return await result if inspect.isawaitable(result) else result
+
+    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
+        """The next piece, for another task than the hook's."""
+        self.begin_read(stream)
+        try:
+            while (piece := self.try_read(stream)) is None:
+                waiter = self.loop.create_future()
+                stream.reader = partial(_fulfil, waiter)
+                await waiter
+        finally:
+            self.end_read(stream)
+        return piece
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The loop reads, the thread waits."""
+        box: Future[bytes] = Future()
+        self.loop.call_soon_threadsafe(self.run, self._read_for, stream, box)
+        return box.result()
+
+    def _read_for(self, stream: Stream, box: Future[bytes], begun: bool = False) -> None:  # noqa: FBT001, FBT002
+        try:
+            if not begun:
+                self.begin_read(stream)
+            try:
+                piece = self.try_read(stream)
+            except BaseException:
+                self.end_read(stream)
+                raise
+        except Exception as error:  # noqa: BLE001 - for the thread
+            box.set_exception(error)
+            return
+        if piece is None:
+            stream.reader = partial(self._read_for, stream, box, begun=True)
+        else:
+            self.end_read(stream)
+            box.set_result(piece)
+
+
+def _work(
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[Any],
+    context: contextvars.Context,
+    call: Callable[[], Any],
+) -> None:
+    """In a thread: call, and hand the outcome to the loop."""
+    result = error = None
+    try:
+        result = context.run(call)
+    except BaseException as raised:  # noqa: BLE001 - raised where the hook was called
+        error = raised
+    with contextlib.suppress(RuntimeError):  # the loop was closed long ago
+        loop.call_soon_threadsafe(_hand_over, done, result, error)
+
+
+def _hand_over(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+
+
+def _fulfil(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from smtpproto_asyncio._connection import Connection
-from smtpproto_server import ServerCore
+from smtpproto_server import ServerCore, Threads
 
 if TYPE_CHECKING:
     import socket
@@ -31,14 +30,14 @@ READ_BUFFER: Final = 64 * 1024
 class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
+    driver: ClassVar[Callable[..., Connection]] = Connection
+
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self.read_buffer: memoryview = memoryview(bytearray(READ_BUFFER))
-        # What a connection needs of the loop, made once.
-        self.clock: Callable[[], float] = time.monotonic
-        self.call_later: Callable[..., asyncio.TimerHandle]
+        self._clock: Callable[[], float] = time.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: dict[str, Threads] = {}
         self._closing: asyncio.Task[None] | None = None
         self._empty: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Event = asyncio.Event()
@@ -50,12 +49,12 @@ class SMTPServer(ServerCore):
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """Threads for plain hooks."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.options.hook_threads, thread_name_prefix="smtpproto-hook")
-        return self._pool
+    def threads_for(self, hook: str) -> Threads:
+        """Threads for a plain hook: `on_data` waits for its client, a look-up for the network, in their own."""
+        kind = hook if hook in self.most_threads() else "hook"
+        if kind not in self._threads:
+            self._threads[kind] = Threads(self.most_threads()[kind], f"smtpproto-{kind}")
+        return self._threads[kind]
 
     async def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
@@ -75,7 +74,7 @@ class SMTPServer(ServerCore):
         The socket belongs to the server from here on.
         """
         await self._open()
-        connection = self._connect(sock, **identity)
+        connection: Connection | None = self.admit(sock, self._clock, **identity)
         if connection is None:
             return
         try:
@@ -116,12 +115,10 @@ class SMTPServer(ServerCore):
             self._closing = None
         self._ended.clear()
         loop = self._loop = asyncio.get_running_loop()
-        self.clock, self.call_later = loop.time, loop.call_later
+        # asyncio's own clock is time.monotonic, one frame further away.
+        own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        self._clock = time.monotonic if own else loop.time
         self.prepare()
-
-    def _connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> Connection | None:
-        serving = self.admit(sock, self.clock, **identity)
-        return None if serving is None else Connection(self, sock, serving)
 
     def _accept_from(self, listener: Listener) -> None:
         listener.release = partial(self.loop.remove_reader, listener.sock)
@@ -129,7 +126,7 @@ class SMTPServer(ServerCore):
 
     def _accept(self, listener: Listener) -> None:
         for sock, identity in listener.accepted():
-            self._connect(sock, **identity)
+            self.admit(sock, self._clock, **identity)
         if listener.pause:
             self.loop.remove_reader(listener.sock)
             listener.release = self.loop.call_later(listener.pause, self._accept_from, listener).cancel
@@ -140,9 +137,8 @@ class SMTPServer(ServerCore):
             if self.peers:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._empty.wait(), seconds)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        while self._threads:
+            self._threads.popitem()[1].close()
         self._ended.set()
         self.emit("close")
 

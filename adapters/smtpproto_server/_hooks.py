@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from smtpproto import Credentials
 
-__all__ = ["NOT_IMPLEMENTED", "HookError", "failure", "read_result", "read_results"]
+__all__ = ["NOT_IMPLEMENTED", "HookError", "failure", "read_result", "read_results", "reject_within"]
 
 NOT_IMPLEMENTED: Final = Reject(535, "5.7.8", "Authentication not implemented")
 INTERNAL_ERROR: Final = Reject(451, "4.3.0", "Error: internal error, please try again later")
@@ -31,6 +31,16 @@ class HookError(TypeError):
 def failure(name: str) -> Reject:
     """What the client is told when the hook `name` has failed."""
     return INTERNAL_ERROR_AND_CLOSE if name in _CLOSING_HOOKS else INTERNAL_ERROR
+
+
+def reject_within(error: BaseException) -> Reject | None:
+    """The Reject that a hook raised: itself, or in a group that holds nothing else, as task groups make."""
+    while isinstance(error, BaseExceptionGroup):
+        inside: tuple[BaseException, ...] = error.exceptions
+        if len(inside) != 1:
+            return None
+        error = inside[0]
+    return error if isinstance(error, Reject) else None
 
 
 def read_result(name: str, value: Any, auth: Credentials | None = None) -> Decision | None:

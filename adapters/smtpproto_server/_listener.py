@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from smtpproto_server._server import Identity, ServerCore
+    from smtpproto_server._sockets import Address, Identity
 
 __all__ = ["Listener"]
 
@@ -25,12 +25,14 @@ AT_ONCE: Final = 100  # connections taken before those that are there get their 
 class Listener:
     """Accepts for a server until `close`; with `path` the socket's file is its own."""
 
-    __slots__ = ("_path", "_server", "address", "pause", "release", "sock")
+    __slots__ = ("_path", "_report", "address", "pause", "release", "sock")
 
-    def __init__(self, server: ServerCore, sock: socket.socket, path: str | None = None) -> None:
-        self._server: ServerCore = server
+    def __init__(
+        self, sock: socket.socket, report: Callable[[OSError, str, None], object], path: str | None = None
+    ) -> None:
         self.sock: socket.socket = sock
-        self.address: tuple[str, int] | str = listener_address(sock)
+        self._report: Callable[[OSError, str, None], object] = report
+        self.address: Address = listener_address(sock)
         self.pause: float = 0.0
         """Seconds to wait before the socket is looked at again."""
         self.release: Callable[[], object] = _nothing
@@ -41,7 +43,7 @@ class Listener:
         """The connections that wait, with who they are: a client that is gone again could not be asked."""
         self.pause = 0.0
         for _ in range(AT_ONCE):
-            if self.sock.fileno() < 0:  # whoever waited for it has been overtaken by `close`
+            if self.sock.fileno() < 0:  # closed while somebody waited for it
                 return
             try:
                 sock, remote = self.sock.accept()
@@ -49,7 +51,7 @@ class Listener:
                 return
             except OSError as error:
                 # EMFILE above all. The client waits in the backlog, and so do we: the socket stays readable.
-                self._server.report(error, "accept", None)
+                self._report(error, "accept", None)
                 self.pause = SHORTAGE
                 return
             address, port = socket_address(remote)

@@ -7,16 +7,40 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from smtpproto import canonical_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["bind_tcp", "bind_unix", "listener_address", "socket_address"]
+__all__ = [
+    "Address", "Identity", "Place", "bind_tcp", "bind_unix", "has_octets", "listener_address", "socket_address",
+]  # fmt: skip
 
+Address = tuple[str, int] | str
 ANY_PORT_TRIES: Final = 20
+
+
+class Place(TypedDict, total=False):
+    """Where to listen, if not on TCP."""
+
+    path: str | None
+    """Of a unix socket; its file is made, and removed by `close`."""
+    sock: socket.socket | None
+    """Bound already, by somebody else."""
+    backlog: int
+    """Connections that may wait to be accepted; 100."""
+
+
+class Identity(TypedDict, total=False):
+    """What a handed-in connection says of itself, in the place of what its socket would."""
+
+    id: str | None
+    local_address: str | None
+    local_port: int | None
+    remote_address: str | None
+    remote_port: int | None
 
 
 def bind_tcp(host: str | None, port: int, backlog: int) -> list[socket.socket]:
@@ -101,7 +125,18 @@ def _is_stale(path: str) -> bool:
     return False
 
 
-def listener_address(sock: socket.socket) -> tuple[str, int] | str:
+def has_octets(sock: socket.socket) -> bool:
+    """Whether a non-blocking socket has octets, or its end, to be read."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:  # reading will tell
+        return True
+    return True
+
+
+def listener_address(sock: socket.socket) -> Address:
     """`(host, port)`, or the path of a unix socket."""
     name = sock.getsockname()
     if isinstance(name, tuple):

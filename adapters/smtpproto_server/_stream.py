@@ -1,20 +1,25 @@
 # The message as a hook reads it.
 #
-# A stream pulls: nothing is read from the peer for it before the hook asks, so there is no queue
-# to fill and no mark to watch. It ends at the end of the message or raises; it never just stops.
+# A stream pulls: nothing is read from the client for it before the hook asks, so there is no queue to
+# fill and no mark to watch. It ends at the end of the message or raises; it never just stops.
+#
+# A coroutine hook that reads in its own step yields PULL to the connection that runs it. Whoever else
+# reads for the hook (another task, a thread) waits for the runtime's `read_elsewhere`, `read_plainly`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
-
-from smtpproto_server._effects import Outcome
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Generator
 
     from smtpproto import IncomingMessage, Reject
 
-__all__ = ["AsyncStream", "MessageBody", "Stream", "StreamAborted"]
+__all__ = ["PULL", "AsyncStream", "MessageStream", "Source", "Stream", "StreamAborted"]
+
+READ_TWICE: Final = "the stream is being read already"
+TOO_LATE: Final = "the stream belongs to on_data, which has returned"
 
 
 class StreamAborted(Exception):  # noqa: N818 - says what happened, as the event of the core does
@@ -28,70 +33,136 @@ class StreamAborted(Exception):  # noqa: N818 - says what happened, as the event
         self.reason: str = reason
 
 
-class MessageBody:
-    """What the loop and the streams over one message share."""
+class _Pull:
+    """What a coroutine hook yields when it wants the next piece of its message."""
 
-    __slots__ = ("aborted", "ended", "message")
 
-    def __init__(self, message: IncomingMessage) -> None:
+PULL: Final = _Pull()
+
+
+@coroutine
+def _pulled() -> Generator[Any, Any, bytes]:
+    piece: bytes = yield PULL
+    return piece
+
+
+class Source(Protocol):
+    """The connection a stream reads from."""
+
+    def in_hook(self) -> bool:
+        """Whether it is the hook's own step that asks."""
+        ...
+
+    def read_elsewhere(self, stream: AsyncStream, /) -> Awaitable[bytes]:
+        """The next piece, for a task that is not the hook's own."""
+        ...
+
+    def read_plainly(self, stream: Stream, /) -> bytes:
+        """The next piece, for a plain hook or whoever reads for it."""
+        ...
+
+    def claim(self, stream: MessageStream, /) -> bool:
+        """What `MessageStream.claim` gives."""
+        ...
+
+
+class MessageStream:
+    """What both streams have: the facts of the message, and what the connection keeps of it."""
+
+    __slots__ = (
+        "_at", "_rest", "_source", "aborted", "at_end", "claimed", "content", "ended", "given_up", "message",
+        "reader", "reads",
+    )  # fmt: skip
+
+    def __init__(self, source: Source, message: IncomingMessage) -> None:
+        self._source: Source = source
+        self._rest: bytes = b""
+        self._at: int = 0
         self.message: IncomingMessage = message
+        self.content: bytes | None = None
+        """A piece that has come and that nobody has read yet."""
+        self.reads: bool = False
+        """The hook itself waits for the next piece."""
+        self.reader: Callable[[], object] | None = None
+        """Somebody else waits for it, and is called when it may be there."""
+        self.at_end: bool = False
+        """The last piece was handed out."""
         self.aborted: str | None = None
         """Why no more will come."""
         self.ended: bool = False
         """The hook has returned: nobody may read any more."""
-
-    def give_up(self, outcome: Outcome) -> None:
-        """The hook was given up: whoever of it reads on is told why, and never that this is the end."""
-        if self.aborted is None:
-            self.aborted = _GIVEN_UP[outcome]
-
-    def check(self, chunk: bytes) -> bytes:
-        if not chunk and self.aborted is not None:
-            raise StreamAborted(self.aborted)
-        return chunk
-
-    def check_open(self) -> None:
-        if self.ended and self.aborted is None:
-            raise RuntimeError("the stream belongs to on_data, which has returned")
-        self.check(b"")
-
-
-_GIVEN_UP: Final[Mapping[Outcome, str]] = {
-    Outcome.LOST: "connection_lost",
-    Outcome.TIMED_OUT: "timeout",
-    Outcome.STOPPED: "shutdown",
-}
-
-
-class _Facts:
-    """What both streams tell of the message."""
-
-    __slots__ = ("_at", "_body", "_rest")
-
-    def __init__(self, body: MessageBody) -> None:
-        self._body: MessageBody = body
-        self._rest: bytes = b""
-        self._at: int = 0
+        self.given_up: bool = False
+        """The hook has no say any more: whatever it returns, its message is not accepted."""
+        self.claimed: bool = False
 
     @property
     def byte_length(self) -> int:
         """Octets so far after unstuffing, discarded ones included; live."""
-        return self._body.message.byte_length
+        return self.message.byte_length
 
     @property
     def size_exceeded(self) -> bool:
         """`byte_length` is over the option `size`; live."""
-        return self._body.message.size_exceeded
+        return self.message.size_exceeded
 
     @property
     def complete(self) -> bool:
         """The end of data was seen."""
-        return self._body.message.complete
+        return self.message.complete
 
     @property
     def refusal(self) -> Reject | None:
         """What will be answered whatever the hook returns; final once `complete`."""
-        return self._body.message.refusal
+        return self.message.refusal
+
+    def claim(self) -> bool:
+        """Ask, before the message is stored for good, whether the hook still has its say.
+
+        From a True on `hook_timeout` does not end the hook any more, so what it returns is what the
+        client is answered. After False the message must not be kept. May be called from any thread.
+        """
+        return self._source.claim(self)
+
+    # --- what the connection does with it ---------------------------------------------------------
+
+    def abort(self, reason: str) -> None:
+        """No more octets will come; the first reason counts."""
+        if self.aborted is None:
+            self.aborted, self.at_end = reason, False
+
+    def next_piece(self) -> bytes | None:
+        """What a reader gets now: octets, b"" where the message ends or breaks off, None: wait."""
+        content = self.content
+        if content is not None:
+            self.content = None
+            return content
+        return b"" if self.aborted is not None or self.message.complete else None
+
+    def check(self, piece: bytes) -> bytes:
+        """The piece; raises StreamAborted in place of an end that is none."""
+        if not piece and self.aborted is not None:
+            raise StreamAborted(self.aborted)
+        return piece
+
+    def check_turn(self, current: MessageStream | None) -> None:
+        """Raise RuntimeError if somebody else is reading, or the message is not the present one."""
+        if current is not self:
+            self.check(b"")
+            raise RuntimeError(TOO_LATE)
+        if self.reads or self.reader is not None:
+            raise RuntimeError(READ_TWICE)
+
+    def wake_reader(self) -> None:
+        """Something has changed for whoever reads for the hook."""
+        if self.reader is not None:
+            self.reader()
+
+    # --- what both streams do ---------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        self.check(b"")
+        if self.ended:
+            raise RuntimeError(TOO_LATE)
 
     def _held(self, n: int = -1) -> bytes:
         """What an earlier read has left over, at most `n` octets of it."""
@@ -102,30 +173,26 @@ class _Facts:
         self._at = at + n
         return rest[at : at + n]
 
-    def _split(self, chunk: bytes, n: int) -> bytes:
-        if len(chunk) <= n:
-            return chunk
-        self._rest, self._at = chunk, n
-        return chunk[:n]
+    def _split(self, piece: bytes, n: int) -> bytes:
+        if len(piece) <= n:
+            return piece
+        self._rest, self._at = piece, n
+        return piece[:n]
 
 
-class Stream(_Facts):
+class Stream(MessageStream):
     """For plain hooks: iterate, or `read`. Raises StreamAborted when the message breaks off."""
 
-    __slots__ = ("_pull",)
-
-    def __init__(self, body: MessageBody, pull: Callable[[], bytes]) -> None:
-        super().__init__(body)
-        self._pull: Callable[[], bytes] = pull
+    __slots__ = ()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> bytes:
-        chunk = self._next()
-        if not chunk:
+        piece = self._next()
+        if not piece:
             raise StopIteration
-        return chunk
+        return piece
 
     def read(self, n: int = -1) -> bytes:
         """Up to `n` octets as they come, b"" at the end; without `n` all there are.
@@ -139,52 +206,44 @@ class Stream(_Facts):
         return self._split(self._next(), n)
 
     def _read_all(self) -> bytes:
-        chunks: list[bytes] = []
+        pieces: list[bytes] = []
         try:
-            for chunk in self:
-                chunks.append(chunk)  # noqa: PERF402 - what came before an interruption is kept
+            for piece in self:
+                pieces.append(piece)  # noqa: PERF402 - what came before an interruption is kept
         except Exception:
             raise
         except BaseException:
-            self._rest = b"".join(chunks)
+            self._rest = b"".join(pieces)
             raise
-        return b"".join(chunks)
+        return b"".join(pieces)
 
     def _next(self) -> bytes:
         if self._rest:
             return self._held()
-        self._body.check_open()
+        self._check_open()
+        if self.at_end:
+            return b""
         try:
-            return self._body.check(self._pull())
+            return self.check(self._source.read_plainly(self))
         except RuntimeError:
-            self._body.check(b"")  # why the hook was given up says more
+            self.check(b"")  # why the hook was given up says more
             raise
 
 
-class AsyncStream(_Facts):
+class AsyncStream(MessageStream):
     """For coroutine hooks: `async for`, or `await read()`. Raises StreamAborted likewise."""
 
     # Not an async generator: a hook that leaves its loop early would leave one behind to be closed.
-    __slots__ = ("_at_hand", "_pull")
-
-    def __init__(
-        self,
-        body: MessageBody,
-        pull: Callable[[MessageBody], Awaitable[bytes]],
-        at_hand: Callable[[MessageBody], bytes | None],
-    ) -> None:
-        super().__init__(body)
-        self._pull: Callable[[MessageBody], Awaitable[bytes]] = pull
-        self._at_hand: Callable[[MessageBody], bytes | None] = at_hand
+    __slots__ = ()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await self._next()
-        if not chunk:
+        piece = await self._next()
+        if not piece:
             raise StopAsyncIteration
-        return chunk
+        return piece
 
     async def read(self, n: int = -1) -> bytes:
         """Up to `n` octets as they come, b"" at the end; without `n` all there are.
@@ -198,21 +257,29 @@ class AsyncStream(_Facts):
         return self._split(await self._next(), n)
 
     async def _read_all(self) -> bytes:
-        chunks: list[bytes] = []
+        pieces: list[bytes] = []
         try:
-            async for chunk in self:
-                chunks.append(chunk)  # noqa: PERF401 - what came before a cancellation is kept
+            async for piece in self:
+                pieces.append(piece)  # noqa: PERF401 - what came before a cancellation is kept
         except Exception:
             raise
         except BaseException:
-            self._rest = b"".join(chunks)
+            self._rest = b"".join(pieces)
             raise
-        return b"".join(chunks)
+        return b"".join(pieces)
 
     async def _next(self) -> bytes:
         if self._rest:
             return self._held()
-        body = self._body
-        body.check_open()
-        chunk = self._at_hand(body)
-        return body.check(await self._pull(body) if chunk is None else chunk)
+        if self.ended or self.aborted is not None:
+            self._check_open()
+        if self.at_end:
+            return b""
+        source = self._source
+        if source.in_hook():
+            if self.reads or self.reader is not None:
+                raise RuntimeError(READ_TWICE)
+            piece = await _pulled()
+        else:
+            piece = await source.read_elsewhere(self)
+        return piece or self.check(piece)

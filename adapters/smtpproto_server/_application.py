@@ -1,0 +1,245 @@
+# What a server's connections need of it: options, hooks, listeners for its events, TLS, names, counts.
+#
+# It knows nothing of sockets, listeners or how a connection is served.
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+
+from smtpproto import ConfigurationError
+from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from smtpproto import Session
+    from smtpproto_server._options import Hook
+
+__all__ = ["EVENTS", "Application", "is_coroutine_function"]
+
+EVENTS: Final = ("listening", "close", "connect", "error")
+CLIENTS: Final = 4096  # threads that may wait for clients, where `max_clients` sets no bound
+LOOKUPS: Final = 64  # threads for reverse DNS
+MAX_KNOWN: Final = 8  # coroutine hooks that are recognized without a look at their code
+
+
+class Application:
+    """The application's side of a server, as its connections see it."""
+
+    coroutines: ClassVar[bool] = True
+    """Hooks may be coroutine functions."""
+
+    on_connect: Hook | None = None
+    on_secure: Hook | None = None
+    on_auth: Hook | None = None
+    on_mail_from: Hook | None = None
+    on_rcpt_to: Hook | None = None
+    on_data: Hook | None = None
+    on_close: Hook | None = None
+    on_helo: Hook | None = None
+    on_data_start: Hook | None = None
+    on_vrfy: Hook | None = None
+    on_expn: Hook | None = None
+    on_help: Hook | None = None
+    on_command: Hook | None = None
+
+    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
+        if options is not None and option_fields:
+            raise TypeError("give an Options object or its fields, not both")
+        self.options: Options = Options(**option_fields) if options is None else options
+        self.log: logging.Logger = logging.getLogger("smtpproto")
+        self.connections: set[Session] = set()
+        """The live sessions."""
+        self.peers: set[Any] = set()
+        """The connections, those included whose last hook still runs."""
+        self.coroutine_hooks: tuple[Hook, ...] = ()
+        """Some that are known to be coroutine functions; a tuple, as not every hook can be hashed."""
+        self.verdicts: threading.Lock = threading.Lock()
+        """Held while it is decided whether a hook still has its say."""
+        self._contexts: TlsContexts | None = None
+        self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
+        self._clients: int = 0
+        self._refusing: int = 0
+        for name in (*HOOKS, *OPTIONAL_HOOKS):
+            given = getattr(self.options, name)
+            if given is None and getattr(type(self), name) is None:
+                given = getattr(self.options.handler, name, None)
+            if given is not None:
+                setattr(self, name, given)
+        if not self.coroutines:
+            self._refuse_coroutines()
+
+    def _refuse_coroutines(self) -> None:
+        hooks = {name: getattr(self, name) for name in (*HOOKS, *OPTIONAL_HOOKS)}
+        for name, hook in {**hooks, "resolver": self.resolve}.items():
+            if hook is not None and is_coroutine_function(hook):
+                mine = type(self).__module__
+                raise TypeError(f"{name} is a coroutine function; {mine} takes plain functions")
+
+    def is_coroutine(self, hook: Hook) -> bool:
+        """Whether a hook gives a coroutine when called, in a runtime that can run it."""
+        if not (self.coroutines and is_coroutine_function(hook)):
+            return False
+        if hook not in self.coroutine_hooks:
+            self.coroutine_hooks = (hook, *self.coroutine_hooks[: MAX_KNOWN - 1])
+        return True
+
+    def most_threads(self) -> Mapping[str, int]:
+        """How many threads each kind of plain hook has; "hook" is all that are not named."""
+        options = self.options
+        return {"hook": options.hook_threads, "on_data": options.max_clients or CLIENTS, "resolver": LOOKUPS}
+
+    # --- events -------------------------------------------------------------------------------------
+
+    def on(self, event: str, listener: Callable[..., Any]) -> Self:
+        """Call `listener` at each `event`: "listening", "close", "connect" or "error"."""
+        self._listeners_of(event).append(listener)
+        return self
+
+    def once(self, event: str, listener: Callable[..., Any]) -> Self:
+        """Call `listener` at the next `event` only."""
+
+        def first(*args: Any) -> Any:
+            self.off(event, first)
+            return listener(*args)
+
+        first.__wrapped__ = listener  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess] - for `off`
+        return self.on(event, first)
+
+    def off(self, event: str, listener: Callable[..., Any]) -> Self:
+        """Undo `on` or `once`."""
+        listeners = self._listeners_of(event)
+        for each in listeners:
+            if listener in (each, getattr(each, "__wrapped__", None)):
+                listeners.remove(each)
+                break
+        return self
+
+    def _listeners_of(self, event: str) -> list[Callable[..., Any]]:
+        try:
+            return self._listeners[event]
+        except KeyError:
+            raise ValueError(f"no event {event!r}; there are {', '.join(EVENTS)}") from None
+
+    def emit(self, event: str, *args: Any) -> None:
+        """Call the listeners; what one of them raises is logged."""
+        for listener in tuple(self._listeners[event]):
+            try:
+                listener(*args)
+            except Exception:
+                self.log.exception("a listener for %r raised", event)
+
+    def report(self, error: BaseException, stage: str, session: Session | None, remote: str = "") -> None:
+        """Log an error and emit it. `stage`: accept, proxy, tls, hook, socket or stream."""
+        remote = session.remote_address if session is not None else remote
+        name = session.id if session is not None else "-"
+        # A hook's error, or our own, is looked for in a program; one of the network is not.
+        traceback = error if stage == "hook" or not isinstance(error, OSError) else None
+        text = f"{type(error).__name__}: {error}"
+        self.log.error("%s [%s]: %s: %s", name, remote, stage, text, exc_info=traceback)
+        self.emit("error", error, {"stage": stage, "session": session, "remote_address": remote})
+
+    # --- connections --------------------------------------------------------------------------------
+
+    def connected(self, session: Session) -> None:
+        """Emit "connect" with what is known of the client."""
+        if not self._listeners["connect"]:
+            return
+        names = (
+            "id", "local_address", "local_port", "remote_address", "remote_port",
+            "host_name_appears_as", "client_hostname",
+        )  # fmt: skip
+        self.emit("connect", {name: getattr(session, name) for name in names})
+
+    def exchange(self, session: Session) -> Session:
+        """A session to go on with, where a thread that cannot be ended keeps this one as it is now."""
+        new = copy.copy(session)
+        new.envelope = copy.copy(session.envelope)
+        new.envelope.rcpt_to = [*session.envelope.rcpt_to]
+        new.x_client, new.x_forward = {**session.x_client}, {**session.x_forward}
+        if session in self.connections:
+            self.connections.remove(session)
+            self.connections.add(new)
+        return new
+
+    def closed(self, session: Session, reason: str, *, counted: bool) -> None:
+        """Count a connection out; once, whoever says so first."""
+        if session not in self.connections:
+            return
+        self.connections.discard(session)
+        if counted:
+            self._clients -= 1
+        else:
+            self._refusing -= 1
+        self.log.debug("%s: closed: %s", session.id, reason)
+        if reason.startswith("PROXY header refused"):
+            self.report(ConnectionError(reason), "proxy", session)
+
+    def gone(self, peer: object) -> None:
+        """A connection has ended, with all that belongs to it."""
+        self.peers.discard(peer)
+        if not self.peers:
+            self.emptied()
+
+    def emptied(self) -> None:
+        """`peers` is empty; for a runtime whose `close` waits for that."""
+
+    # --- names --------------------------------------------------------------------------------------
+
+    @property
+    def resolve(self) -> Hook:
+        """What gives the names of an address: the resolver of the options, or the system's."""
+        resolver = self.options.resolver
+        return _system_resolver if resolver is None else resolver.reverse
+
+    def checked_name(self, ip: str, result: Any) -> str:
+        """The first name of a look-up if it can stand in a reply and a log; else ""."""
+        if isinstance(result, list | tuple) and result:
+            name: Any = cast("list[Any]", result)[0]
+            if isinstance(name, str) and name.isascii() and name.isprintable() and name and " " not in name:
+                return name
+        self.log.debug("[%s] has no usable name: %r", ip, cast("object", result))
+        return ""
+
+    # --- TLS ----------------------------------------------------------------------------------------
+
+    @property
+    def contexts(self) -> TlsContexts:
+        """The TLS contexts, built when first needed; faults raise ConfigurationError."""
+        if self._contexts is None:
+            self._contexts = self._build_contexts()
+        return self._contexts
+
+    def _build_contexts(self) -> TlsContexts:
+        options = self.options
+        given = {name: getattr(options, name) for name in TLS_OPTION_NAMES}
+        contexts = TlsContexts(given, name=options.name)
+        if contexts.warning and not options.secured:
+            self.log.warning("%s", contexts.warning)
+        if not contexts.available and not options.secured:
+            for name in ("secure", "needs_upgrade"):
+                if getattr(options, name):
+                    raise ConfigurationError(f"{name}=True needs TLS: {contexts.warning}")
+        return contexts
+
+    def update_secure_context(self, **tls_options: Any) -> None:
+        """Merge TLS options in and rebuild; later handshakes use them, running ones stay."""
+        self.contexts.update(**tls_options)
+
+
+def is_coroutine_function(hook: Callable[..., Any]) -> bool:
+    """True for what gives a coroutine when called, through partials and callable objects."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
+
+
+def _system_resolver(ip: str) -> list[str]:
+    return [socket.getnameinfo((ip, 0), socket.NI_NAMEREQD)[0]]

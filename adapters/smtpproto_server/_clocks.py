@@ -1,0 +1,109 @@
+# The time limits of one connection, as far as the client is waited for.
+#
+# The core says where each limit begins (TimerChanged) and what happens when it has run out; this file
+# says which one runs out first. It has no clock: every method is given the time, in seconds.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from smtpproto import State
+
+if TYPE_CHECKING:
+    from smtpproto import Engine, TimerKind
+    from smtpproto_server._options import Options
+
+__all__ = ["DEFAULT_WINDOW", "NEVER", "Clocks"]
+
+NEVER: Final = float("inf")
+DEFAULT_WINDOW: Final = 60.0  # seconds over which min_data_rate is judged without socket_timeout
+
+_DATA: Final = State.DATA  # an enum's members are slow to find in CPython 3.11
+_SESSION_MAY_END: Final = frozenset({State.GREETED, State.READY, State.AUTH, State.MAIL, State.RCPT})
+_PHASES: Final = frozenset({"proxy_timeout", "tls_handshake_timeout", "greeting_timeout"})
+
+
+class Clocks:
+    """Which time limit runs out next, and when. A limit that is off ends never."""
+
+    __slots__ = (
+        "_data_left", "_line_ends", "_options", "_window_began", "_window_left", "phase", "phase_ends",
+        "session_ends", "since",
+    )  # fmt: skip
+
+    def __init__(self, options: Options) -> None:
+        self._options: Options = options
+        self.since: float = 0.0
+        """When the wait for the client began; 0.0 while nobody waits for it."""
+        self.session_ends: float = NEVER
+        self.phase: TimerKind | None = None
+        """What runs before the greeting or in a handshake, until `phase_ends`."""
+        self.phase_ends: float = NEVER
+        self._line_ends: float = NEVER
+        self._data_left: float = NEVER
+        self._window_left: float = NEVER  # of the window over which min_data_rate is judged
+        self._window_began: int = 0  # the length of the message when the window began
+
+    def set(self, kind: TimerKind, seconds: float | None, now: float) -> None:
+        """A limit of the core begins, or ends (None)."""
+        ends = NEVER if seconds is None else now + seconds
+        if kind == "session_timeout":
+            self.session_ends = ends
+        elif kind in _PHASES:
+            self.phase, self.phase_ends = kind, ends
+
+    def begin_message(self) -> None:
+        """The 354 was sent."""
+        options = self._options
+        self._data_left = options.data_timeout or NEVER
+        self._window_left = (
+            NEVER if options.min_data_rate is None else options.socket_timeout or DEFAULT_WINDOW
+        )
+        self._window_began = 0
+
+    def answered(self) -> None:
+        """A line has been answered: if one is pending, it is another."""
+        self._line_ends = NEVER
+
+    def session_is_over(self, state: State, now: float) -> bool:
+        """The session's time has run out, and in this state that may be said."""
+        return self.session_ends <= now and state in _SESSION_MAY_END
+
+    def idle_until(self) -> float:
+        """When `socket_timeout` runs out for the wait that goes on."""
+        return self.since + (self._options.socket_timeout or NEVER)
+
+    def next(self, engine: Engine) -> tuple[TimerKind | None, float]:
+        """What runs out next while the client is waited for, and when."""
+        since, state = self.since, engine.state
+        kind: TimerKind | None = "socket_timeout"
+        when = since + (self._options.socket_timeout or NEVER)
+        if state is _DATA:
+            if since + self._data_left < when:
+                kind, when = "data_timeout", since + self._data_left
+            if since + self._window_left < when:
+                kind, when = "min_data_rate", since + self._window_left
+        elif engine.line_pending:
+            if self._line_ends == NEVER:
+                self._line_ends = since + (self._options.command_timeout or NEVER)
+            if self._line_ends < when:
+                kind, when = "command_timeout", self._line_ends
+        else:
+            self._line_ends = NEVER
+        if self.phase_ends < when:
+            kind, when = self.phase, self.phase_ends
+        if self.session_ends < when and state in _SESSION_MAY_END:
+            kind, when = "session_timeout", self.session_ends
+        return kind, when
+
+    def charge(self, now: float, byte_length: int) -> bool:
+        """Charge the wait until now to the message, of which so many octets have come; False: too slow."""
+        waited, self.since = now - self.since, now
+        self._data_left -= waited
+        self._window_left -= waited
+        if self._window_left > 0:
+            return True
+        window = self._options.socket_timeout or DEFAULT_WINDOW
+        enough = byte_length - self._window_began >= (self._options.min_data_rate or 0.0) * window
+        self._window_left, self._window_began = window, byte_length
+        return enough

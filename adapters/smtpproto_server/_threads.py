@@ -1,0 +1,130 @@
+# Threads for plain hooks, look-ups and blocking connections.
+#
+# They are made when there is work and no idle one, and are daemons: one that hangs in somebody's hook
+# keeps no program from ending.
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Work = Callable[[], object]
+
+__all__ = ["Threads", "Timers"]
+
+IDLE: Final = 10.0  # seconds that a thread without work stays
+
+
+class Threads:
+    """At most so many threads; more work waits its turn."""
+
+    __slots__ = ("_change", "_closed", "_idle", "_most", "_name", "_numbers", "_running", "_work")
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most: int = most
+        self._name: str = name
+        self._numbers: itertools.count[int] = itertools.count(1)
+        self._change: threading.Condition = threading.Condition(threading.Lock())
+        self._work: deque[Work] = deque()
+        self._running: int = 0
+        self._idle: int = 0
+        self._closed: bool = False
+
+    def submit(self, work: Work) -> None:
+        """Have it called in a thread; it must not raise.
+
+        Raises RuntimeError, and does nothing, if the system has no thread for it.
+        """
+        with self._change:
+            if self._closed:
+                raise RuntimeError(f"the threads {self._name!r} have been closed")
+            if len(self._work) >= self._idle and self._running < self._most:
+                self._start()
+            self._work.append(work)
+            self._change.notify()
+
+    def close(self) -> None:
+        """Take no more work; what has not begun is dropped, and idle threads end."""
+        with self._change:
+            self._closed = True
+            self._work.clear()
+            self._change.notify_all()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=True).start()
+        self._running += 1
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+            del work  # a thread that waits holds nothing of the last one
+
+    def _next(self) -> Work | None:
+        with self._change:
+            self._idle += 1
+            try:
+                if not self._work and not self._closed:
+                    self._change.wait_for(lambda: self._work or self._closed, IDLE)
+                if self._work:
+                    return self._work.popleft()
+                self._running -= 1
+                return None
+            finally:
+                self._idle -= 1
+
+
+class Timers:
+    """One thread that calls functions at their time, for all connections of a server."""
+
+    __slots__ = ("_change", "_closed", "_due", "_numbers", "_started")
+
+    def __init__(self) -> None:
+        self._change: threading.Condition = threading.Condition(threading.Lock())
+        self._due: list[tuple[float, int, Work]] = []
+        self._numbers: itertools.count[int] = itertools.count()
+        self._started: bool = False
+        self._closed: bool = False
+
+    def start(self) -> None:
+        """Raises RuntimeError if the system has no thread."""
+        with self._change:
+            if not self._started:
+                threading.Thread(target=self._run, name="smtpproto-timers", daemon=True).start()
+                self._started = True
+
+    def call_at(self, when: float, work: Work) -> None:
+        """Have it called then (seconds of time.monotonic); it must be quick and not raise.
+
+        It cannot be taken back: whoever is called looks whether it is still due.
+        """
+        with self._change:
+            heapq.heappush(self._due, (when, next(self._numbers), work))
+            if self._due[0][0] == when:
+                self._change.notify()
+
+    def close(self) -> None:
+        """Call nothing more."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+            del work
+
+    def _next(self) -> Work | None:
+        with self._change:
+            while not self._closed:
+                left = self._due[0][0] - time.monotonic() if self._due else None
+                if left is not None and left <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._change.wait(left)
+        return None
