@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from smtpproto._body import DotReader
+from smtpproto import IncomingMessage, Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,16 +67,16 @@ def _insist_on(octets: bytes, sizes: tuple[int, int], *, strict: bool) -> Body:
 
 
 def _read(pieces: list[bytes], *, strict: bool) -> Body:
-    reader = DotReader("reject" if strict else "accept")
+    reader = IncomingMessage(Options(bare_newlines="reject" if strict else "accept"))
     content: list[bytes] = []
     behind: list[bytes] = []
     for piece in pieces:
-        if reader.finished:
+        if reader.complete:
             behind.append(piece)
         else:
             content.append(reader.feed(piece))
     rest = b"".join([reader.rest, *behind])
-    return Body(b"".join(content), rest, reader.byte_length, reader.finished, reader.doomed)
+    return Body(b"".join(content), rest, reader.byte_length, reader.complete, reader.has_bare_newline)
 
 
 def _pieces(octets: bytes, first: int, size: int) -> Iterator[bytes]:

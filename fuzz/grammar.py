@@ -229,7 +229,7 @@ Args = dict[str, str | Literal[True]]
 
 
 def _applied(text: str, how: int) -> tuple[Args, tuple[object, ...]] | None:
-    mailbox, envelope = Address("a@x.test", "a", "x.test"), Envelope()
+    mailbox, envelope = Address("a@x.test"), Envelope()
     rules = ParameterRules(extended=how & HELO != HELO, accept_unknown=bool(how & ACCEPT_UNKNOWN))
     if how & MAIL:
         refusal = apply_mail_parameters(text, mailbox, envelope, rules=rules, secure=bool(how & SECURE))

@@ -42,7 +42,7 @@ from smtpproto import (
     VerifyRequested,
     XClientCredentials,
 )
-from smtpproto._connection import MANY_REPLIES
+from smtpproto._engine import MANY_REPLIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -203,7 +203,7 @@ class Play:
             options, ask=OPTIONAL_QUESTIONS if ask else (), entropy=ENTROPY, tls_available=True,
             peer=_PEERS[bool(options.use_xclient)],
         )  # fmt: skip
-        self.core = self.connection._core
+        self.core = self.connection
         self.session = self.connection.session
         self.limits = _limits(self.connection)
         self.events: list[object] = []
@@ -395,20 +395,21 @@ def is_fresh(envelope: Envelope) -> bool:
 
 
 def _limits(connection: Connection) -> tuple[object, ...]:
-    core = connection._core
+    core = connection
     return core.options, core.high_water, core.buffer._limit, core.buffer._auth_limit, core.coded
 
 
 def _facts(connection: Connection) -> tuple[object, ...]:
     """Every fact that a later command could notice, compared as values."""
-    core, session = connection._core, connection.session
+    core, session = connection, connection.session
     envelope = session.envelope
     return (
         *[getattr(session, name) for name in _SESSION], repr(session.proxy), vars(session),
         *[getattr(envelope, name) for name in _ENVELOPE], repr(envelope.dsn),
         *[getattr(core, name) for name in _CORE],
         len(core.buffer), core.buffer.line_pending, core.buffer.continuation, core.exchange is None,
-        core.transfer is None or (core.transfer.byte_length, core.transfer.doomed, core.transfer.refusal),
+        core.transfer is None
+        or (core.transfer.byte_length, core.transfer.has_bare_newline, core.transfer.refusal),
     )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from smtpproto._address import Address, RecipientDsn
-from smtpproto._connection import OPTIONAL_QUESTIONS, Connection
+from smtpproto._body import IncomingMessage
+from smtpproto._connection import Connection
 from smtpproto._core import Signal
 from smtpproto._decisions import ACCEPT, Accept, Challenge, Decision, Reject
+from smtpproto._engine import OPTIONAL_QUESTIONS, PENDING, Engine, Pending
 from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError
 from smtpproto._events import (
     AuthRequested,
@@ -40,7 +42,6 @@ from smtpproto._events import (
     TransactionReset,
     VerifyRequested,
 )
-from smtpproto._message import IncomingMessage
 from smtpproto._options import Check, Options, option
 from smtpproto._peers import Peers, canonical_address
 from smtpproto._proxy import ProxyInfo
@@ -70,15 +71,16 @@ SEND: Final = Signal.SEND
 CLOSED: Final = Signal.CLOSED
 
 __all__ = [
-    "ACCEPT", "CLOSED", "NEED_DATA", "OPTIONAL_QUESTIONS", "PAUSED", "SEND", "Accept", "Address",
-    "AuthRequest", "AuthRequested", "Challenge", "Check", "ClientConnected", "CommandReceived",
-    "ConfigurationError", "ConnectRequested", "Connection", "ConnectionClosed", "CramMd5",
-    "CramMd5Credentials", "Credentials", "DataAborted", "DataChunk", "DataFinished", "DataRequested",
-    "DataStarted", "Decision", "DecisionError", "Envelope", "Event", "ExpandRequested", "HelloReceived",
-    "HelpRequested", "IncomingMessage", "LocalProtocolError", "Login", "LoginCredentials",
-    "MailRequested", "Mechanism", "MessageDsn", "NeedsStartTLS", "NeedsTLS", "Options", "Peers", "Plain",
-    "PlainCredentials", "ProxyInfo", "ProxyReceived", "QuitReceived", "RcptRequested", "RecipientDsn",
-    "Reject", "SecureRequested", "Session", "Signal", "State", "TimerChanged", "TimerKind", "TlsDetails",
-    "TlsOptions", "TransactionReset", "VerifyRequested", "XClientCredentials", "XOAuth2",
-    "XOAuth2Credentials", "canonical_address", "option", "single_line",
+    "ACCEPT", "CLOSED", "NEED_DATA", "OPTIONAL_QUESTIONS", "PAUSED", "PENDING", "SEND", "Accept",
+    "Address", "AuthRequest", "AuthRequested", "Challenge", "Check", "ClientConnected",
+    "CommandReceived", "ConfigurationError", "ConnectRequested", "Connection", "ConnectionClosed",
+    "CramMd5", "CramMd5Credentials", "Credentials", "DataAborted", "DataChunk", "DataFinished",
+    "DataRequested", "DataStarted", "Decision", "DecisionError", "Engine", "Envelope", "Event",
+    "ExpandRequested", "HelloReceived", "HelpRequested", "IncomingMessage", "LocalProtocolError",
+    "Login", "LoginCredentials", "MailRequested", "Mechanism", "MessageDsn", "NeedsStartTLS", "NeedsTLS",
+    "Options", "Peers", "Pending", "Plain", "PlainCredentials", "ProxyInfo", "ProxyReceived",
+    "QuitReceived", "RcptRequested", "RecipientDsn", "Reject", "SecureRequested", "Session", "Signal",
+    "State", "TimerChanged", "TimerKind", "TlsDetails", "TlsOptions", "TransactionReset",
+    "VerifyRequested", "XClientCredentials", "XOAuth2", "XOAuth2Credentials", "canonical_address",
+    "option", "single_line",
 ]  # fmt: skip

@@ -61,7 +61,7 @@ class LineBuffer:
     One exists for each connection, so it is small while nothing is held.
     """
 
-    __slots__ = ("_at", "_auth_limit", "_begun", "_chunk", "_later", "_limit", "_short", "continuation")
+    __slots__ = ("_auth_limit", "_limit", "_short", "at", "begun", "chunk", "continuation", "later")
 
     def __init__(self, limit: int, auth_limit: int) -> None:
         """`limit` and `auth_limit` are octets with CRLF, each at least 5: so many tell an AUTH."""
@@ -73,65 +73,62 @@ class LineBuffer:
         self._limit: int = limit
         self._auth_limit: int = auth_limit
         self._short: int = min(limit, auth_limit)  # no line up to here is too long
-        self._chunk: bytes = b""
-        self._at: int = 0  # how much of the chunk is consumed
-        self._later: bytearray | None = None  # what was fed before the chunk was used up
-        # A line whose CRLF has not come: its octets, found clean so far, or what is left to drop.
-        self._begun: bytearray | _Dropping | None = None
+        # The fast paths of the engine and of a message read these four as well; they move `at` alone.
+        self.chunk: bytes = b""
+        self.at: int = 0
+        """How much of the chunk is consumed."""
+        self.later: bytearray | None = None
+        """What was fed before the chunk was used up."""
+        self.begun: bytearray | _Dropping | None = None
+        """A line whose CRLF has not come: its octets, found clean so far, or what is left to drop."""
 
     def feed(self, data: bytes, most: int | None = None) -> bool:
         """Take in octets from the peer, unless `most` are held already; nothing is looked at yet."""
-        used_up = self._at == len(self._chunk) and self._later is None
-        if not (used_up and self._begun is None) and most is not None and len(self) >= most:
+        used_up = self.at == len(self.chunk) and self.later is None
+        if not (used_up and self.begun is None) and most is not None and len(self) >= most:
             return False
         if used_up:
-            self._chunk, self._at = data, 0
-        elif self._later is None:
-            self._later = bytearray(data)
+            self.chunk, self.at = data, 0
+        elif self.later is None:
+            self.later = bytearray(data)
         else:
-            self._later += data
+            self.later += data
         return True
 
-    def next_line(self, usual: re.Pattern[bytes] | None = None) -> str | re.Match[bytes] | LineFault | None:
+    def next_line(self) -> str | LineFault | None:
         """The next complete line without its CRLF, a fault, or None: more input is needed.
 
-        A line that `usual` matches comes as the match. It is a pattern, with CRLF at its end, of
-        lines that have no fault. A line has one fault at most, reported as soon as it is certain,
-        and perhaps ENDLESS behind it. After ENDLESS nothing more comes.
+        A line has one fault at most, reported as soon as it is certain, and perhaps ENDLESS after
+        it. After ENDLESS nothing more comes.
         """
-        if self._begun is not None:
+        if self.begun is not None:
             return self._careful_line()
-        chunk, at = self._chunk, self._at
+        chunk, at = self.chunk, self.at
         if at == len(chunk):
-            if self._later is not None:
+            if self.later is not None:
                 return self._careful_line()
-            self._chunk, self._at = b"", 0
+            self.chunk, self.at = b"", 0
             return None
-        if usual is not None and (match := usual.match(chunk, at)) is not None:
-            end = match.end()
-            if end - at <= self._short:
-                self._at = end
-                return match
         end = chunk.find(CRLF, at)
         if 0 <= end <= at + self._short - 2:
             # A surrogate is not printable, so octets that are not UTF-8 go the careful way.
             line = chunk[at:end].decode("utf-8", "surrogateescape")
             if line.isprintable():
-                self._at = end + 2
+                self.at = end + 2
                 return line
         return self._careful_line()
 
     @property
     def line_pending(self) -> bool:
         """`next_line` has seen the beginning of a line, or is dropping one, and its CRLF has not come."""
-        return self._begun is not None
+        return self.begun is not None
 
     def __len__(self) -> int:
         """The octets held that nobody has consumed."""
-        if self._begun is None and self._later is None:
-            return len(self._chunk) - self._at
-        begun = len(self._begun) if isinstance(self._begun, bytearray) else 0
-        return begun + len(self._chunk) - self._at + len(self._later or b"")
+        if self.begun is None and self.later is None:
+            return len(self.chunk) - self.at
+        begun = len(self.begun) if isinstance(self.begun, bytearray) else 0
+        return begun + len(self.chunk) - self.at + len(self.later or b"")
 
     def take(self, most: int) -> bytes:
         """Octets for somebody else than `next_line`, at most `most`; b"" only when none are held.
@@ -139,38 +136,38 @@ class LineBuffer:
         Who may soon `unread` the greater part should ask for little at a time: a copy of the whole
         chunk for each short body would make the work quadratic in the chunk.
         """
-        if self._begun is not None:
+        if self.begun is not None:
             self._put_back_begun()
-        chunk, at = self._chunk, self._at
+        chunk, at = self.chunk, self.at
         if at == len(chunk):
-            if self._later is None:
+            if self.later is None:
                 return b""
             self._refill()
-            chunk, at = self._chunk, 0
+            chunk, at = self.chunk, 0
         taken = chunk[at : at + most]
-        self._at = at + len(taken)
+        self.at = at + len(taken)
         return taken
 
     def take_all(self) -> bytes:
         """All octets that are held; the buffer is empty then."""
         self._put_back_begun()
-        taken = self._chunk[self._at :] + (self._later or b"")
-        self._chunk, self._at, self._later = b"", 0, None
+        taken = self.chunk[self.at :] + (self.later or b"")
+        self.chunk, self.at, self.later = b"", 0, None
         return taken
 
     def unread(self, data: bytes) -> None:
         """Put octets in front of all others; cheap for the end of what was just taken."""
         self._put_back_begun()
-        start = self._at - len(data)
-        if start >= 0 and self._chunk.startswith(data, start):
-            self._at = start
+        start = self.at - len(data)
+        if start >= 0 and self.chunk.startswith(data, start):
+            self.at = start
         else:
-            self._chunk, self._at = data + self._chunk[self._at :], 0
+            self.chunk, self.at = data + self.chunk[self.at :], 0
 
     def _careful_line(self) -> str | LineFault | None:
         """Lines in pieces, faulty, long, or with a TAB: everything that is not on the quick path."""
         while self._refill():
-            begun = self._begun
+            begun = self.begun
             if isinstance(begun, _Dropping):
                 return self._drop(begun)
             outcome = self._extend(bytearray() if begun is None else begun)
@@ -180,13 +177,13 @@ class LineBuffer:
 
     def _refill(self) -> bool:
         """Whether the chunk has octets; when it is used up, what came later takes its place."""
-        if self._at == len(self._chunk):
-            self._chunk, self._at, self._later = bytes(self._later or b""), 0, None
-        return self._at < len(self._chunk)
+        if self.at == len(self.chunk):
+            self.chunk, self.at, self.later = bytes(self.later or b""), 0, None
+        return self.at < len(self.chunk)
 
     def _extend(self, line: bytearray) -> str | LineFault | None:
         """Look at the chunk as far as it can decide about `line`, which is clean so far."""
-        chunk, at, held = self._chunk, self._at, len(line)
+        chunk, at, held = self.chunk, self.at, len(line)
         is_auth = self.continuation or (bytes(line[:5]) + chunk[at : at + 5])[:5].upper() == _AUTH
         limit = self._auth_limit if is_auth else self._limit
         room = at + limit + 1 - held  # one octet beyond the limit proves a line too long
@@ -196,16 +193,16 @@ class LineBuffer:
         # How many octets the verdict needs: behind a CR one more, as it may be half of a CRLF.
         needed = limit + 1 if control is None else control.end() + (control[0] == b"\r")
         if len(line) <= limit and len(line) < needed:
-            self._begun, self._at = line, len(chunk)
+            self.begun, self.at = line, len(chunk)
             return None
         if needed <= limit and line.endswith(CRLF, 0, needed):
-            self._begun, self._at = None, at + needed - held
+            self.begun, self.at = None, at + needed - held
             return _decoded(line[: needed - len(CRLF)])
         # The octet that decided may itself be half of the CRLF: it is the first one to drop.
         faulty = min(needed - 1, limit)
         after_cr = line.endswith(b"\r", 0, faulty)
-        self._begun = _Dropping(faulty, ENDLESS_FACTOR * limit, after_cr=after_cr)
-        self._at = at + faulty - held
+        self.begun = _Dropping(faulty, ENDLESS_FACTOR * limit, after_cr=after_cr)
+        self.at = at + faulty - held
         if faulty < limit:
             return LineFault.INVALID
         return LineFault.AUTH_TOO_LONG if is_auth else LineFault.TOO_LONG
@@ -215,18 +212,18 @@ class LineBuffer:
         if dropping.length > dropping.ceiling:  # was ENDLESS
             self.take_all()
             return None
-        end = dropping.end_in(self._chunk, self._at)
-        self._at = end if end >= 0 else len(self._chunk)
+        end = dropping.end_in(self.chunk, self.at)
+        self.at = end if end >= 0 else len(self.chunk)
         if dropping.length > dropping.ceiling:
             return LineFault.ENDLESS
         if end >= 0:
-            self._begun = None
+            self.begun = None
         return self._careful_line()
 
     def _put_back_begun(self) -> None:
-        if isinstance(self._begun, bytearray):
-            self._chunk, self._at = bytes(self._begun) + self._chunk[self._at :], 0
-            self._begun = None
+        if isinstance(self.begun, bytearray):
+            self.chunk, self.at = bytes(self.begun) + self.chunk[self.at :], 0
+            self.begun = None
 
 
 def _decoded(line: bytearray) -> str | LineFault:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from smtpproto import _catalogue as say
-from smtpproto._address import USUAL_MAIL, USUAL_RCPT, read_path, usual_address
+from smtpproto._address import read_path
 from smtpproto._buffer import LineFault
+from smtpproto._core import Command
 from smtpproto._decisions import Accept, Reject, decided_reply
 from smtpproto._events import (
     CommandReceived,
@@ -39,23 +40,23 @@ if TYPE_CHECKING:
 
     from smtpproto._address import Address
     from smtpproto._core import Core
-    from smtpproto._login import Exchange
+    from smtpproto._sasl import Exchange
 
 __all__ = [
-    "USUAL", "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided",
-    "rcpt_decided", "read_command", "recipient_accepted", "sender_accepted", "verbs_without",
-    "verify_decided",
+    "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided", "rcpt_decided",
+    "read_command", "recipient_accepted", "reset", "sender_accepted", "verbs_without", "verify_decided",
 ]  # fmt: skip
 
-# What the usual commands need: an enum's members are slow to find in CPython 3.11.
-GREETED, MAIL, RCPT = State.GREETED, Step.MAIL, Step.RCPT
+# What the commands of a transaction need: an enum's members are slow to find in CPython 3.11.
+MAIL, RCPT, RSET = Step.MAIL, Step.RCPT, Step.RSET
+GREETED, IN_MAIL, IN_RCPT = State.GREETED, State.MAIL, State.RCPT
 MAX_HELLO_TEXT: Final = MAX_REPLY_LINE - len("250-\r\n")  # octets
 HELLO_NAME: Final = re.compile(r"[!-~]{1,255}")
 # A request line of HTTP/1 or the preface of HTTP/2: a browser was made to talk to us.
 HTTP_REQUEST: Final = re.compile(
     r"(?:OPTIONS|GET|HEAD|POST|PUT|PATCH|DELETE|TRACE|CONNECT|PRI) [^ ]+ HTTP/[0-9.]+"
 )
-# A message header where a command belongs, for instance behind a refused DATA.
+# A message header where a command belongs, for instance after a refused DATA.
 HEADER_NAME: Final = re.compile(r"[!-9;-~]+:")
 OWN_VERB: Final = re.compile(r"[A-Z0-9-]+")
 
@@ -77,15 +78,9 @@ RULES: Final[Mapping[tuple[bool, bool], ParameterRules]] = {
 
 def read_command(core: Core) -> bool:
     """Take one line, if there is one, and answer it; False when more input is needed."""
-    usual = core.usual.get(core.state, NOT_USUAL)
-    line = core.buffer.next_line(usual.pattern)
+    line = core.buffer.next_line()
     if line is None:
         return False
-    if isinstance(line, re.Match):
-        core.flush = False
-        if not core.guarded or _may_pass(core, usual.command):
-            usual.run(core, usual_address(line), "")
-        return True
     if isinstance(line, LineFault):
         _answer_fault(core, line)
         return True
@@ -274,12 +269,9 @@ def _mail(core: Core, argument: str) -> None:
         core.say(say.BAD_SENDER)
         return
     if MAIL not in AFTER[core.state]:
-        core.say(OUT_OF_ORDER[Step.MAIL][core.state])
+        core.say(OUT_OF_ORDER[MAIL][core.state])
         return
-    _sender(core, *path)
-
-
-def _sender(core: Core, address: Address, rest: str) -> None:
+    address, rest = path
     session = core.session
     if rest or not address.address.isascii():
         envelope = Envelope()
@@ -288,8 +280,7 @@ def _sender(core: Core, address: Address, rest: str) -> None:
             core.say(refusal)
             return
         session.envelope = envelope
-    if core.connect_due:
-        core.announce_client()
+    core.announce_client()
     core.ask(MailRequested(address, session))
 
 
@@ -314,12 +305,13 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
         session.envelope = Envelope()
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=utf8))
         return
-    sender_accepted(core, event, decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8))
+    reply = decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8)
+    sender_accepted(core, event.address, reply)
 
 
-def sender_accepted(core: Core, event: MailRequested, reply: Reply = say.SENDER_OK) -> None:
-    core.session.envelope.mail_from = event.address
-    core.state = AFTER[core.state][MAIL]
+def sender_accepted(core: Core, address: Address, reply: Reply = say.SENDER_OK) -> None:
+    core.session.envelope.mail_from = address
+    core.state = IN_MAIL
     core.out.append(reply.spellings[core.coded])
 
 
@@ -330,12 +322,9 @@ def _rcpt(core: Core, argument: str) -> None:
         core.say(say.BAD_RECIPIENT)
         return
     if RCPT not in AFTER[core.state]:
-        core.say(OUT_OF_ORDER[Step.RCPT][core.state])
+        core.say(OUT_OF_ORDER[RCPT][core.state])
         return
-    _recipient(core, *path)
-
-
-def _recipient(core: Core, address: Address, rest: str) -> None:
+    address, rest = path
     envelope = core.session.envelope
     most = core.options.max_recipients
     if most is not None and len(envelope.rcpt_to) >= most:
@@ -356,12 +345,13 @@ def rcpt_decided(core: Core, event: RcptRequested, decision: Accept | Reject) ->
     if isinstance(decision, Reject):
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=envelope.smtp_utf8))
         return
-    recipient_accepted(core, event, decided_reply(decision, say.RECIPIENT_OK, utf8=envelope.smtp_utf8))
+    reply = decided_reply(decision, say.RECIPIENT_OK, utf8=envelope.smtp_utf8)
+    recipient_accepted(core, event.address, reply)
 
 
-def recipient_accepted(core: Core, event: RcptRequested, reply: Reply = say.RECIPIENT_OK) -> None:
-    core.session.envelope.rcpt_to.append(event.address)
-    core.state = AFTER[core.state][RCPT]
+def recipient_accepted(core: Core, address: Address, reply: Reply = say.RECIPIENT_OK) -> None:
+    core.session.envelope.rcpt_to.append(address)
+    core.state = IN_RCPT
     core.out.append(reply.spellings[core.coded])
 
 
@@ -379,10 +369,14 @@ def _utf8_missing(core: Core, envelope: Envelope) -> bool:
 def _rset(core: Core, argument: str) -> None:
     if argument:
         core.say(say.RSET_SYNTAX)
-        return
+    else:
+        reset(core)
+
+
+def reset(core: Core) -> None:
     core.give_up_transaction("RSET")
-    core.move(Step.RSET)
-    core.say(say.FLUSHED)
+    core.move(RSET)
+    core.out.append(say.FLUSHED.spellings[core.coded])
 
 
 def _noop(core: Core, _argument: str) -> None:
@@ -455,7 +449,7 @@ def _starttls(core: Core, argument: str) -> None:
     elif not core.tls_available:
         core.say(say.NO_TLS)
     elif len(core.buffer):
-        # Octets behind STARTTLS in the clear were written by whoever sat on the wire. Answering
+        # Octets after STARTTLS in the clear were written by whoever sat on the wire. Answering
         # them after the handshake would vouch for them (CVE-2011-0411).
         core.say_last(say.DATA_BEHIND_STARTTLS, "data after STARTTLS")
     else:
@@ -464,21 +458,6 @@ def _starttls(core: Core, argument: str) -> None:
         core.move(Step.STARTTLS)
         core.start_timer("tls_handshake_timeout", core.options.tls_handshake_timeout)
         core.ask(NeedsStartTLS())
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A verb: what runs, what it needs, and how it counts."""
-
-    run: Callable[[Core, str], None]
-    needs_hello: bool = False
-    needs_tls: bool = False
-    """Refused by `needs_upgrade` while the session is not secure."""
-    needs_login: bool = False
-    counted: bool = True
-    """Counts as a command without a login; AUTH has a count of its own, QUIT none."""
-    ends_group: bool = False
-    """RFC 2920 §3.2: its reply, and all before it, must not wait for what follows."""
 
 
 UNIMPLEMENTED: Final = Command(_not_implemented, counted=False)
@@ -507,25 +486,6 @@ VERBS: Final[Mapping[str, Command]] = {
     "SAML": UNIMPLEMENTED,
     "BDAT": UNIMPLEMENTED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """The line that mostly comes in a state."""
-
-    pattern: re.Pattern[bytes] | None
-    command: Command
-    run: Callable[[Core, Address, str], None]
-    """What is left of the command when the line was read by the pattern."""
-
-
-_USUAL_RCPT: Final = Usual(USUAL_RCPT, VERBS["RCPT"], _recipient)
-USUAL: Final[Mapping[State, Usual]] = {
-    State.READY: Usual(USUAL_MAIL, VERBS["MAIL"], _sender),
-    State.MAIL: _USUAL_RCPT,
-    State.RCPT: _USUAL_RCPT,
-}
-NOT_USUAL: Final = replace(_USUAL_RCPT, pattern=None)
 
 
 @lru_cache(maxsize=64)

@@ -1,11 +1,12 @@
 # The state that every command shares.
 #
 # A Core holds what one connection knows and the few verbs by which it changes: say, ask, move,
-# close. Commands, logins and messages are functions on it in files of their own; the public face
-# is Connection. Nothing here looks at a clock or knows who calls.
+# close. Commands, logins and messages are functions on it in files of their own; Engine, which is a
+# Core, reads and asks. Nothing here looks at a clock or knows who calls.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, unique
 from typing import TYPE_CHECKING, Final
 
@@ -22,29 +23,27 @@ from smtpproto._session import Envelope
 from smtpproto._state import AFTER, BEGIN, IN_TRANSACTION, State, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
-    from smtpproto._commands import Command, Usual
+    from smtpproto._body import IncomingMessage
     from smtpproto._events import AbortReason, Event, TimerKind
-    from smtpproto._login import Exchange
-    from smtpproto._message import IncomingMessage
     from smtpproto._options import Options
     from smtpproto._proxy import ProxyReader
     from smtpproto._reply import Reply
+    from smtpproto._sasl import Exchange
     from smtpproto._session import Session
 
-__all__ = ["Core", "Signal"]
+__all__ = ["Command", "Core", "Signal"]
 
 # Octets that may wait behind an open question, beyond one line, before reading should pause.
 HIGH_WATER: Final = 64 * 1024
-_NO_VERBS: Final[Mapping[str, Command]] = {}
-_NOTHING_USUAL: Final[Mapping[State, Usual]] = {}
+CLOSED: Final = State.CLOSED  # an enum's members are slow to find in CPython 3.11
 
 
 @unique
 class Signal(Enum):
-    """What `next_event` returns when there is no event."""
+    """What is awaited: what `next_event` returns when there is no event."""
 
     NEED_DATA = "NEED_DATA"
     """Send `data_to_send()`, then `receive_data` or `receive_eof`."""
@@ -59,14 +58,29 @@ class Signal(Enum):
         return self.value
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A verb: what runs, what it needs, and how it counts."""
+
+    run: Callable[[Core, str], None]
+    needs_hello: bool = False
+    needs_tls: bool = False
+    """Refused by `needs_upgrade` while the session is not secure."""
+    needs_login: bool = False
+    counted: bool = True
+    """Counts as a command without a login; AUTH has a count of its own, QUIT none."""
+    ends_group: bool = False
+    """RFC 2920 §3.2: its reply, and all before it, must not wait for what follows."""
+
+
 class Core:
     """What one connection knows."""
 
     __slots__ = (
-        "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events",
+        "asked", "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events",
         "exchange", "exchanges", "failed_logins", "flush", "guarded", "high_water", "implicit_tls",
-        "may_finish", "options", "out", "overdue", "peer", "proxy", "question", "refused", "session",
-        "started", "state", "tls_available", "transfer", "unauthenticated", "unknown", "usual",
+        "lmtp", "may_finish", "options", "out", "overdue", "peer", "proxy", "refused", "session",
+        "started", "state", "tls_available", "transfer", "unauthenticated", "unknown",
         "verbs", "xclient_done",
     )  # fmt: skip
 
@@ -79,11 +93,12 @@ class Core:
         tls_available: bool,
         entropy: bytes,
         started: int,
-        verbs: Mapping[str, Command] = _NO_VERBS,
-        usual: Mapping[State, Usual] = _NOTHING_USUAL,
+        verbs: Mapping[str, Command],
     ) -> None:
         self.options: Options = options
+        """The options the connection was made with."""
         self.session: Session = session
+        """The session, the same object for the whole connection."""
         self.asks: AbstractSet[type[Event]] = asks
         self.tls_available: bool = tls_available
         self.entropy: bytes = entropy
@@ -91,18 +106,23 @@ class Core:
         self.verbs: Mapping[str, Command] = verbs
         self.coded: bool = options.coded
         self.guarded: bool = options.needs_upgrade or options.login_required
-        self.usual: Mapping[State, Usual] = usual
+        self.lmtp: bool = options.lmtp
         self.implicit_tls: bool = options.secure and not options.secured
         self.high_water: int = HIGH_WATER + max(options.max_line_length, options.max_auth_line_length)
         self.peer: str = session.remote_address
 
         self.state: State = BEGIN[Step.START]
+        """Where the connection stands."""
         self.buffer: LineBuffer = LineBuffer(options.max_line_length, options.max_auth_line_length)
         self.out: list[bytes] = []
+        """Replies that were not sent yet."""
         self.events: list[Event] = []
-        self.question: Event | None = None
+        """What is due to be handed out; a question stands last."""
+        self.asked: Event | None = None
+        """The open question; while `events` has any it was not handed out yet."""
         self.flush: bool = False
         self.eof: bool = False
+        """The client will send no more."""
         self.draining: bool = False
         self.may_finish: bool = False  # draining, but not before the end of the transaction
         self.overdue: bool = False
@@ -145,7 +165,7 @@ class Core:
     def ask(self, event: Event) -> None:
         """Hand out an event and stand still until it is decided."""
         self.events.append(event)
-        self.question = event
+        self.asked = event
 
     def move(self, step: Step) -> None:
         """Take a step of the state machine."""
@@ -153,17 +173,17 @@ class Core:
 
     def close(self, reason: str, abort: AbortReason = "connection_lost") -> None:
         """End the connection: what was asked is withdrawn, what was kept is dropped."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
-        withdrawn = self.question is not None and bool(self.events)
-        if withdrawn:  # what stands last is the question itself: nobody has seen it
+        if self.asked is not None and self.events:  # it stands last: nobody has seen it
             self.events.pop()
+            self.asked = None
         transfer = self.transfer
         # A message whose end the application has not seen is aborted, once.
-        if transfer is not None and not transfer.doomed and (withdrawn or not transfer.complete):
+        if transfer is not None and not transfer.has_bare_newline and self.asked is None:
             self.tell(DataAborted(abort))
-        self.state = State.CLOSED
-        self.question = None
+        self.state = CLOSED
+        self.asked = None
         self.transfer = None
         self.exchange = None
         self.proxy = None

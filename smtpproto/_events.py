@@ -12,7 +12,7 @@ from smtpproto._decisions import Accept, Challenge, Decision, Reject
 
 if TYPE_CHECKING:
     from smtpproto._address import Address
-    from smtpproto._message import IncomingMessage
+    from smtpproto._body import IncomingMessage
     from smtpproto._proxy import ProxyInfo
     from smtpproto._sasl import Credentials
     from smtpproto._session import Session

@@ -13,31 +13,18 @@ from smtpproto._decisions import Accept, Challenge, Decision, Reject, decided_re
 from smtpproto._errors import LocalProtocolError
 from smtpproto._events import AuthRequested
 from smtpproto._reply import Reply, challenge_line
-from smtpproto._sasl import AuthRequest, built_in_mechanism, challenge_text, decode_base64
+from smtpproto._sasl import AuthRequest, Exchange, built_in_mechanism, challenge_text, decode_base64
 from smtpproto._state import AFTER, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from smtpproto._core import Core
-    from smtpproto._sasl import Credentials, Mechanism, Result
+    from smtpproto._sasl import Mechanism, Result
 
-__all__ = ["LOGIN_CODES", "Exchange", "auth", "auth_line", "login_decided", "login_failed"]
+__all__ = ["LOGIN_CODES", "auth", "auth_line", "login_decided", "login_failed"]
 
 LOGIN_CODES: Final = frozenset({235})  # of an Accept; RFC 4954 §6
-
-
-class Exchange:
-    """A SASL exchange on its way."""
-
-    __slots__ = ("credentials", "last_word", "mechanism")
-
-    def __init__(self, mechanism: Mechanism) -> None:
-        self.mechanism: Mechanism = mechanism
-        self.credentials: Credentials | None = None
-        """Set while the application itself asks for more (Challenge)."""
-        self.last_word: Reply | None = None
-        """Set when the exchange has failed and only waits for the client's next line."""
 
 
 def auth(core: Core, argument: str) -> None:

@@ -16,14 +16,15 @@ from smtpproto._decisions import Accept, Challenge, Reject
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from smtpproto._reply import Reply
     from smtpproto._session import Session
 
     MechanismFactory = Callable[[Session], "Mechanism"]
     Result: TypeAlias = "Challenge | Accept | Reject | AuthRequest"
 
 __all__ = [
-    "BUILT_IN_MECHANISMS", "AuthRequest", "CramMd5", "CramMd5Credentials", "Credentials", "Login",
-    "LoginCredentials", "Mechanism", "Plain", "PlainCredentials",
+    "BUILT_IN_MECHANISMS", "AuthRequest", "CramMd5", "CramMd5Credentials", "Credentials", "Exchange",
+    "Login", "LoginCredentials", "Mechanism", "Plain", "PlainCredentials",
     "XClientCredentials", "XOAuth2", "XOAuth2Credentials", "built_in_mechanism", "challenge_text",
     "decode_base64",
 ]  # fmt: skip
@@ -242,6 +243,19 @@ class XOAuth2(Mechanism):
 
         details = (refusal.challenge if refusal is not None else None) or {}
         return Challenge(json.dumps(dict(details)).encode())
+
+
+class Exchange:
+    """A SASL exchange on its way."""
+
+    __slots__ = ("credentials", "last_word", "mechanism")
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self.mechanism: Mechanism = mechanism
+        self.credentials: Credentials | None = None
+        """Set while the application itself asks for more (Challenge)."""
+        self.last_word: Reply | None = None
+        """Set when the exchange has failed and only waits for the client's next line."""
 
 
 def _is_failed_login(refusal: Reject) -> bool:

@@ -26,8 +26,11 @@ FLOORS: Final = (
     ("_catalogue", "_errors", "_grammar", "_peers", "_reply"),  # values
     ("_address", "_decisions", "_events", "_parameters", "_session", "_xclient"),  # what is said
     ("_body", "_buffer", "_options", "_proxy", "_sasl", "_state"),  # small machines, each testable alone
-    ("_commands", "_core", "_identity", "_login", "_message"),  # what the verbs do
-    ("_connection",),  # joins them
+    ("_core",),  # what one connection knows
+    ("_commands", "_identity", "_login", "_message", "_opening"),  # what the verbs do
+    ("_answers",),  # what decisions do
+    ("_engine",),  # joins them: reads and asks
+    ("_connection",),  # makes events of what is asked
     ("__init__",),
 )
 FLOOR: Final = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -190,11 +190,11 @@ class CheckedConnection(Connection):
         raise InvariantBroken(invariant, what, self.conversation)
 
     def _replies(self) -> int:
-        return len(self._core.out)
+        return len(self.out)
 
     def _insist_on_output(self, what: str) -> None:
-        if self._core.out:
-            waiting = " ".join(shown_lines(b"".join(self._core.out)))
+        if self.out:
+            waiting = " ".join(shown_lines(b"".join(self.out)))
             self._break("duty", f"it {what} while replies wait for data_to_send: {waiting}")
 
     def _insist_on_replies(self, octets: bytes) -> None:
@@ -203,23 +203,21 @@ class CheckedConnection(Connection):
             self._break("I4", fault)
 
     def _insist_on_bounds(self) -> None:
-        core = self._core
         recipients = self.options.max_recipients or len(self.session.envelope.rcpt_to)
         for what, held, most in (
-            ("octets", len(core.buffer), core.high_water + self._fed),
-            ("events", len(core.events), _MOST_EVENTS),
-            ("replies", len(core.out), _MANY_REPLIES + recipients),
+            ("octets", len(self.buffer), self.high_water + self._fed),
+            ("events", len(self.events), _MOST_EVENTS),
+            ("replies", len(self.out), _MANY_REPLIES + recipients),
         ):
             if held > most:
                 self._break("I5", f"{held} {what} are held, and {most} are the most")
 
     def _limits_now(self) -> tuple[object, ...]:
-        core = self._core
-        lines = core.buffer
-        return core.options, core.high_water, core.coded, lines._limit, lines._auth_limit  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - what users cannot see, either
+        lines = self.buffer
+        return self.options, self.high_water, self.coded, lines._limit, lines._auth_limit  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - what users cannot see, either
 
     def _insist_on_counters(self) -> None:
-        counted = {name: getattr(self._core, name) for name in _COUNTERS}
+        counted = {name: getattr(self, name) for name in _COUNTERS}
         forgotten = [name for name, number in counted.items() if number < self._counted[name]]
         if forgotten:
             self._break("I13", f"what counts abuse was set back: {', '.join(forgotten)}")
@@ -230,7 +228,7 @@ class CheckedConnection(Connection):
         if self.state is State.CLOSED:
             self._ahead.clear()
             return
-        size = len(self._ahead) - len(self._core.buffer)
+        size = len(self._ahead) - len(self.buffer)
         octets = bytes(self._ahead[:size])
         del self._ahead[:size]
         if mode in _COMMANDS:
@@ -261,7 +259,7 @@ class CheckedConnection(Connection):
             self._break("I9", "the end of the message came and was overlooked")
 
     def _look_at_envelope(self) -> None:
-        if self.state in _OUTSIDE and self._core.question is None:
+        if self.state in _OUTSIDE and self.asked is None:
             left = facts_of(self.session.envelope)
             if left != FRESH:
                 self._break("I8", f"{left} stands in the envelope where no transaction is open")
@@ -300,13 +298,13 @@ class CheckedConnection(Connection):
 
     def _look_at_handshake(self) -> None:
         """RFC 3207 §4.2: as after the greeting, who the peer is and what it has done apart."""
-        core, session = self._core, self.session
+        session = self.session
         left = {
             name: value
             for name, value in {
                 "HELO": session.opening_command, "its argument": session.host_name_appears_as,
                 "a login": session.user, "XCLIENT": session.x_client, "XFORWARD": session.x_forward,
-                "an exchange": core.exchange, "a message": core.transfer, "octets": len(core.buffer),
+                "an exchange": self.exchange, "a message": self.transfer, "octets": len(self.buffer),
                 "an envelope": {} if facts_of(session.envelope) == FRESH else session.envelope,
             }.items()
             if value
@@ -319,7 +317,7 @@ class CheckedConnection(Connection):
         self._carried = False
 
     def _look_at_starttls(self, _event: NeedsStartTLS) -> None:
-        waiting = len(self._core.buffer)
+        waiting = len(self.buffer)
         if waiting:
             self._break("I7", f"{waiting} octets behind STARTTLS were not refused")
 

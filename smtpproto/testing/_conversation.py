@@ -173,14 +173,13 @@ def joined(events: Iterable[Event]) -> list[object]:
 
 def final_state(connection: Connection) -> dict[str, str]:
     """Every fact of the session and of the core that a later command could notice."""
-    core = connection._core  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - what users cannot see, either
     session, envelope = connection.session, connection.session.envelope
     facts: dict[str, object] = {
         name: getattr(session, name) for name in type(session).__slots__ if name != "__dict__"
     }
     facts["envelope"] = {name: repr(getattr(envelope, name)) for name in type(envelope).__slots__}
     counters = ("unknown", "unauthenticated", "failed_logins", "xclient_done", "connect_due")
-    facts.update({name: getattr(core, name) for name in counters})
+    facts.update({name: getattr(connection, name) for name in counters})
     facts["state"] = connection.state
     return {name: repr(value) for name, value in facts.items()}
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproto import _body
-from smtpproto._body import DotReader
+from smtpproto import IncomingMessage, Options, _body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,10 +39,14 @@ def unended(content: bytes, length: int, *, doomed: bool = False) -> Outcome:
     return Outcome(content, finished=False, rest=b"", doomed=doomed, byte_length=length)
 
 
+def message(*, reject: bool) -> IncomingMessage:
+    return IncomingMessage(Options(bare_newlines="reject" if reject else "accept"))
+
+
 def read(pieces: Sequence[bytes], *, reject: bool) -> Outcome:
-    reader = DotReader("reject" if reject else "accept")
+    reader = message(reject=reject)
     content = b"".join(reader.feed(piece) for piece in pieces)
-    return Outcome(content, reader.finished, reader.rest, reader.doomed, reader.byte_length)
+    return Outcome(content, reader.complete, reader.rest, reader.has_bare_newline, reader.byte_length)
 
 
 def cuts(octets: bytes) -> Iterator[list[bytes]]:
@@ -207,9 +210,9 @@ def test_an_open_end_keeps_back_what_the_next_octet_decides(
 
 
 def test_octets_fed_behind_the_end_are_rest_as_well() -> None:
-    reader = DotReader("reject")
+    reader = message(reject=True)
     assert [reader.feed(piece) for piece in (b".\r", b"\nQU", b"IT\r", b"\n.")] == [b"", b"", b"", b""]
-    assert (reader.finished, reader.rest, reader.byte_length) == (True, b"QUIT\r\n.", 0)
+    assert (reader.complete, reader.rest, reader.byte_length) == (True, b"QUIT\r\n.", 0)
 
 
 @MODES
@@ -218,7 +221,7 @@ def test_octets_fed_behind_the_end_are_rest_as_well() -> None:
 def test_a_chunk_with_nothing_to_take_out_is_the_same_object(
     before: bytes, chunk: bytes, reject: bool
 ) -> None:
-    reader = DotReader("reject" if reject else "accept")
+    reader = message(reject=reject)
     reader.feed(before)
     assert reader.feed(chunk) is chunk
 
@@ -254,16 +257,16 @@ def test_before_the_end_at_most_two_octets_and_the_stuffing_are_missing(
     pieces: list[bytes], reject: bool
 ) -> None:
     # Two naive endings bracket what is certain: whatever comes next cannot change it.
-    reader = DotReader("reject" if reject else "accept")
+    reader = message(reject=reject)
     fed, content = b"", b""
     for piece in pieces:
         fed, content = fed + piece, content + reader.feed(piece)
-        if reader.finished:
+        if reader.complete:
             break
         later = naive(fed + b"x" + EOD, reject=reject)
         assert later.content.startswith(content)
         assert later.byte_length - len(b"x\r\n") - reader.byte_length in (0, 1)
-        if not reader.doomed:
+        if not reader.has_bare_newline:
             assert reader.byte_length == len(content)
 
 
@@ -319,8 +322,10 @@ def test_octets_one_by_one_cost_the_same_each(line: bytes, reject: bool) -> None
 
 @MODES
 def test_between_feeds_a_reader_holds_a_place_and_no_octets(reject: bool) -> None:
-    reader = DotReader("reject" if reject else "accept")
+    reader = message(reject=reject)
     for piece in (b"x\r\n.", b"\r", b"x" * 70_000, b"\r", b"\n.\r"):
         reader.feed(piece)
-        held = [value for name in DotReader.__slots__ if isinstance(value := getattr(reader, name), bytes)]
+        held = [
+            value for name in IncomingMessage.__slots__ if isinstance(value := getattr(reader, name), bytes)
+        ]
         assert held == [b""]

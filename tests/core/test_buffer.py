@@ -269,12 +269,12 @@ def test_giving_back_the_end_of_what_was_taken_copies_nothing() -> None:
     chunk = b".\r\nQUIT\r\n" + b"NOOP\r\n" * 1000
     buffer.feed(chunk)
     buffer.unread(buffer.take(16)[3:])
-    assert buffer._chunk is chunk
+    assert buffer.chunk is chunk
     assert len(buffer) == len(chunk) - 3
     buffer = LineBuffer(64, 96)
     buffer.feed(chunk)
     buffer.unread(buffer.take(16))
-    assert buffer._chunk is chunk
+    assert buffer.chunk is chunk
     assert len(buffer) == len(chunk)
     buffer.unread(buffer.take(3)[3:])
     assert buffer.next_line() == "QUIT"
@@ -410,13 +410,13 @@ def test_a_long_line_grows_in_place_and_is_searched_once() -> None:
     buffer = LineBuffer(limit, limit)
     buffer.feed(b"x" * 16)
     assert buffer.next_line() is None
-    line = buffer._begun
+    line = buffer.begun
     assert isinstance(line, bytearray)
     for _ in range(limit // 16 - 1):
         buffer.feed(b"x" * 16)
         assert buffer.next_line() is None
-        assert buffer._begun is line
-        assert buffer._chunk == b""
+        assert buffer.begun is line
+        assert buffer.chunk == b""
     assert len(buffer) == len(line) == limit
     buffer.feed(b"x")
     assert buffer.next_line() is TOO_LONG
@@ -488,33 +488,6 @@ def test_an_idle_buffer_is_small() -> None:
     held = [getattr(buffer, name) for name in LineBuffer.__slots__]
     assert not [value for value in held if isinstance(value, bytes | bytearray) and value]
     assert sys.getsizeof(buffer) < 200
-
-
-# --- lines of a pattern -------------------------------------------------------------------------
-
-WORD = re.compile(rb"[a-z]+\r\n")
-
-
-def test_a_line_of_the_usual_pattern_comes_as_the_match() -> None:
-    buffer = LineBuffer(16, 16)
-    buffer.feed(b"one\r\n2\r\nthree\r\nfour")
-    lines = [buffer.next_line(WORD) for _ in range(4)]
-    assert [line[0] if isinstance(line, re.Match) else line for line in lines] == [
-        b"one\r\n", "2", b"three\r\n", None,
-    ]  # fmt: skip
-    buffer.feed(b"\r\nfive\r\n")
-    assert (buffer.next_line(WORD), len(buffer)) == ("four", 6)  # it came in pieces
-    match = buffer.next_line(WORD)
-    assert isinstance(match, re.Match)
-    assert (match[0], len(buffer)) == (b"five\r\n", 0)
-    assert buffer.next_line(WORD) is None
-
-
-@pytest.mark.parametrize(("line", "taken"), [(b"x" * 14, True), (b"x" * 15, False)])
-def test_a_line_of_a_pattern_is_not_longer_than_any_other(line: bytes, taken: bool) -> None:
-    buffer = LineBuffer(16, 24)
-    buffer.feed(line + b"\r\n")
-    assert isinstance(buffer.next_line(WORD), re.Match if taken else LineFault)
 
 
 # --- how much may be held -----------------------------------------------------------------------

@@ -60,14 +60,14 @@ FRESH = envelope_facts(Envelope())
 def test_what_no_command_line_may_contain_is_answered_once_and_counted(line: bytes) -> None:
     outcome = converse(line.removesuffix(b"\r\n") + b" rest\r\n", "NOOP")
     assert outcome.replies[1:] == [INVALID, "250 2.0.0 OK"]
-    assert outcome.connection._core.unknown == 1
+    assert outcome.connection.unknown == 1
 
 
 def test_a_line_over_the_limit_is_answered_at_once_and_dropped() -> None:
     fits = b"NOOP " + b"x" * (512 - 7) + b"\r\n"
     outcome = converse(fits, b"x" + fits, "NOOP", max_line_length=512)
     assert outcome.replies[1:] == ["250 2.0.0 OK", "500 5.5.2 Error: Line too long", "250 2.0.0 OK"]
-    assert outcome.connection._core.unknown == 1
+    assert outcome.connection.unknown == 1
 
 
 def test_the_limit_is_told_before_the_line_has_ended() -> None:
@@ -90,7 +90,7 @@ def test_an_auth_line_has_a_limit_and_a_code_of_its_own() -> None:
     assert play(EHLO, b"auth plain A" + fits[11:], "NOOP", **how)[2:] == too_long
     outcome = converse(EHLO, "AUTH LOGIN", b"A" * 12287 + b"\r\n", "NOOP", **how)
     assert outcome.replies[3:] == too_long
-    assert outcome.connection._core.failed_logins == outcome.connection._core.unknown == 1
+    assert outcome.connection.failed_logins == outcome.connection.unknown == 1
     assert last("AUTH LOGIN", b"A" * 12286 + b"\r\n", **how)[:9] == "501 5.5.2"
 
 
@@ -108,7 +108,7 @@ def test_a_faulty_line_within_auth_may_be_the_last_unknown_command() -> None:
 def test_what_is_no_command_is_counted(line: str) -> None:
     outcome = converse(line, "RSET")
     assert outcome.replies[1:] == [NOT_RECOGNIZED, "250 2.0.0 Flushed"]
-    assert outcome.connection._core.unknown == 1
+    assert outcome.connection.unknown == 1
 
 
 def test_no_letter_outside_ascii_stands_for_one_within() -> None:
@@ -258,7 +258,7 @@ def test_every_command_counts_refused_or_not(line: str) -> None:
 @pytest.mark.parametrize("line", ["FOO", "EXPN b", "QUIT x", "TURN"])
 def test_unknown_commands_and_quit_do_not_count_as_commands_without_a_login(line: str) -> None:
     outcome = converse(line, auth_optional=False, max_allowed_unauthenticated_commands=1)
-    assert outcome.connection._core.unauthenticated == 0
+    assert outcome.connection.unauthenticated == 0
 
 
 def test_after_the_login_nothing_is_counted() -> None:
@@ -420,7 +420,7 @@ def test_in_lmtp_only_lhlo_is_a_hello() -> None:
         "500 Error: EHLO not allowed in LMTP server",
     ]
     assert replies[3].startswith("250-mx.test Nice to meet you")
-    assert converse("EHLO a", lmtp=True).connection._core.unknown == 1
+    assert converse("EHLO a", lmtp=True).connection.unknown == 1
 
 
 def test_after_helo_extensions_are_not_in_use() -> None:
@@ -664,7 +664,7 @@ def test_a_refused_recipient_changes_nothing() -> None:
 def test_the_fixed_replies(line: str, reply: str) -> None:
     outcome = converse(EHLO, MAIL, RCPT, line, "NOOP")
     assert outcome.replies[4:] == [reply, "250 2.0.0 OK"]
-    assert outcome.connection._core.unknown == (reply[:3] == "502")
+    assert outcome.connection.unknown == (reply[:3] == "502")
 
 
 @pytest.mark.parametrize("line", ["NOOP", "VRFY b", "HELP", "EXPN b", "RSET x", "QUIT x", "FOO", "EHLO"])
@@ -686,7 +686,7 @@ def test_rset_ends_the_transaction_and_keeps_hello_and_login() -> None:
 def test_a_disabled_command_is_an_unknown_one(verb: str) -> None:
     outcome = converse(f"{verb} x", disabled_commands=[verb.lower()], made_with={"ask": OPTIONAL_QUESTIONS})
     assert outcome.replies[1] == NOT_RECOGNIZED
-    assert outcome.connection._core.unknown == 1
+    assert outcome.connection.unknown == 1
 
 
 def test_the_name_tested_is_the_one_sent() -> None:
@@ -710,7 +710,7 @@ def test_the_application_may_answer_itself(kind: type[Any], verb: str, yes: str,
     def say(decision: Accept | Reject) -> str:
         outcome = converse(f"{verb.lower()} B c", answers={kind: decision}, made_with={"ask": [kind]})
         assert [event.argument for event in outcome.of(kind)] == ["B c"]
-        assert outcome.connection._core.unknown == 0
+        assert outcome.connection.unknown == 0
         return outcome.replies[1]
 
     assert say(Accept()) == yes
@@ -738,7 +738,7 @@ def test_a_verb_of_the_applications_own() -> None:
     def own(*said: str, answer: Accept | Reject | None, **options: Any) -> tuple[list[str], int, list[Any]]:
         how: dict[str, Any] = {"answers": {CommandReceived: answer}, "made_with": {"ask": [CommandReceived]}}
         outcome = converse(*said, **how, **options)
-        return outcome.replies[1:], outcome.connection._core.unknown, outcome.of(CommandReceived)
+        return outcome.replies[1:], outcome.connection.unknown, outcome.of(CommandReceived)
 
     replies, unknown, events = own("xyz Ab c", answer=Accept(299, text="done"))
     assert (replies, unknown) == (["299 2.0.0 done"], 0)

@@ -43,7 +43,7 @@ from smtpproto import (
     TimerChanged,
     VerifyRequested,
 )
-from smtpproto._connection import MANY_REPLIES
+from smtpproto._engine import MANY_REPLIES
 from smtpproto.testing import ENTROPY, TLS, Outcome, converse, drive, play, settle
 
 EHLO = "EHLO c.test"
@@ -403,7 +403,7 @@ def test_after_starttls_hello_is_needed_again_and_nothing_is_known() -> None:
     assert (session.opening_command, session.host_name_appears_as, session.user) == ("", "", None)
     assert (session.x_client, session.x_forward) == ({}, {})
     assert session.client_hostname == "c.test"
-    assert outcome.connection._core.unknown == 1
+    assert outcome.connection.unknown == 1
     assert len(outcome.of(SecureRequested)) == 1
     logged_in = converse(EHLO, "AUTH PLAIN AHUAcA==", "STARTTLS", None, allow_insecure_auth=True)
     assert logged_in.session.user is None
@@ -525,7 +525,7 @@ def test_reading_pauses_while_enough_waits() -> None:
     run(connection, EHLO)
     ask_with(connection, MAIL)
     assert connection.wants_data
-    limit = connection._core.high_water
+    limit = connection.high_water
     connection.receive_data(b"RSET\r\n" * (limit // 6))
     assert connection.wants_data
     connection.receive_data(b"RSET\r\n")

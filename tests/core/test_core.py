@@ -23,8 +23,8 @@ from smtpproto import (
 )
 from smtpproto import _catalogue as say
 from smtpproto._address import Address
+from smtpproto._body import IncomingMessage
 from smtpproto._core import HIGH_WATER, Core
-from smtpproto._message import IncomingMessage
 from smtpproto._reply import Reply
 from smtpproto._state import Step
 
@@ -32,7 +32,7 @@ from smtpproto._state import Step
 def made(*, asks: frozenset[Any] = frozenset(), peer: str = "192.0.2.1", **options: Any) -> Core:
     options.setdefault("hide_enhancedstatuscodes", False)
     session = Session(remote=(peer, 4321))
-    return Core(Options(**options), session, asks=asks, tls_available=True, entropy=b"", started=0)
+    return Core(Options(**options), session, asks=asks, tls_available=True, entropy=b"", started=0, verbs={})
 
 
 def transfer() -> IncomingMessage:
@@ -105,15 +105,15 @@ def test_closing_drops_what_was_kept() -> None:
     core.buffer.feed(b"MAIL FROM:<")
     core.close("eof")
     assert len(core.buffer) == 0
-    assert [core.question, core.transfer, core.exchange, core.proxy] == [None] * 4
+    assert [core.asked, core.transfer, core.exchange, core.proxy] == [None] * 4
 
 
 def test_a_question_that_nobody_has_seen_is_withdrawn() -> None:
     core = made()
-    core.ask(MailRequested(Address("", "", ""), core.session))
+    core.ask(MailRequested(Address(""), core.session))
     core.close("timeout")
     assert core.events == [ConnectionClosed("timeout")]
-    assert core.question is None
+    assert core.asked is None
 
 
 def test_a_question_that_was_seen_is_withdrawn_too() -> None:
@@ -123,7 +123,7 @@ def test_a_question_that_was_seen_is_withdrawn_too() -> None:
     core.events.clear()
     core.close("timeout")
     assert core.events == [ConnectionClosed("timeout")]
-    assert core.question is None
+    assert core.asked is None
 
 
 def test_a_message_that_has_not_ended_is_aborted() -> None:
@@ -155,7 +155,7 @@ def test_a_message_whose_end_was_seen_is_not_aborted_any_more() -> None:
 def test_a_message_is_aborted_once() -> None:
     core = made()
     core.transfer = transfer()
-    core.transfer.doomed = True  # and was told so
+    core.transfer.has_bare_newline = True  # and DataAborted said so
     core.close("eof")
     assert core.events == [ConnectionClosed("eof")]
 

@@ -8,8 +8,10 @@ import pytest
 
 import smtpproto
 from smtpproto import _events
-from smtpproto._connection import _ANSWERS, _RUNS_IN, OPTIONAL_QUESTIONS
+from smtpproto._answers import ANSWERS
+from smtpproto._body import IncomingMessage
 from smtpproto._decisions import Accept, Challenge, Reject
+from smtpproto._engine import _RUNS_IN, OPTIONAL_QUESTIONS
 from smtpproto._events import (
     AbortReason,
     AuthRequested,
@@ -26,7 +28,6 @@ from smtpproto._events import (
     TimerKind,
     TransactionReset,
 )
-from smtpproto._message import IncomingMessage
 from smtpproto._options import Options
 from smtpproto._sasl import PlainCredentials
 from smtpproto._session import Session
@@ -53,7 +54,7 @@ def test_every_event_says_what_it_is_in_its_first_line() -> None:
 
 
 def test_what_an_event_takes_is_what_the_core_has_an_answer_for() -> None:
-    assert names(ASKING) == names(list(_ANSWERS))
+    assert names(ASKING) == names(list(ANSWERS))
 
 
 def test_the_optional_questions_take_decisions_or_only_tell() -> None:

@@ -139,7 +139,7 @@ def test_the_session_goes_back_to_the_state_behind_the_greeting() -> None:
     assert outcome.replies[5:] == [GREETING, "503 5.5.1 Error: send HELO/EHLO first"]
     session = outcome.session
     assert (session.user, session.opening_command, session.x_forward) == (None, "", {})
-    assert outcome.connection._core.unknown == 1
+    assert outcome.connection.unknown == 1
     assert trusted("STARTTLS", None, EHLO, "XCLIENT NAME=c.test").session.secure
 
 

@@ -36,8 +36,8 @@ from smtpproto import (
     State,
     VerifyRequested,
 )
-from smtpproto._connection import MANY_REPLIES
 from smtpproto._core import Core
+from smtpproto._engine import MANY_REPLIES
 from smtpproto._grammar import encode_xtext
 from smtpproto._state import COMMANDS
 from smtpproto.testing import ENTROPY, Outcome, drive, settle
@@ -244,7 +244,7 @@ def test_no_host_name_breaks_a_reply(name: str) -> None:  # I17
 
 def watch(connection: Connection, answers: Given, fed: int, most_recipients: int) -> None:
     """Take events up to the next need of data, and look at what is kept all the while."""
-    core = connection._core
+    core = connection
     while True:
         event = connection.next_event()
         assert len(core.buffer) <= core.high_water + fed
@@ -267,7 +267,7 @@ def test_what_is_kept_is_bounded(  # I5
 ) -> None:
     options = make_options({"max_recipients": 5, **given})
     connection = Connection(options, ask=OPTIONAL_QUESTIONS, entropy=ENTROPY, tls_available=True)
-    core = connection._core
+    core = connection
     limits = core.high_water, core.buffer._limit, core.buffer._auth_limit, core.coded
     answers = queued(decided)
     watch(connection, answers, 0, 5)
@@ -292,7 +292,7 @@ def test_nothing_a_client_sends_raises_a_limit(  # I13
 ) -> None:
     outcome = played([[part] for part in spoken(session, given)], given, decided)
     fresh = Connection(make_options(given), entropy=ENTROPY, tls_available=True)
-    assert state_of_limits(outcome.connection._core) == state_of_limits(fresh._core)
+    assert state_of_limits(outcome.connection) == state_of_limits(fresh)
 
 
 # --- I6 -----------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ OUTLIVES: Final = frozenset({
 
 def all_facts(connection: Connection) -> dict[str, Any]:
     """Every field of session and core."""
-    core, session = connection._core, connection.session
+    core, session = connection, connection.session
     facts = {name: getattr(core, name) for name in Core.__slots__ if name != "session"}
     facts |= {name: getattr(session, name) for name in Session.__slots__ if name != "__dict__"}
     facts["envelope"] = envelope_facts(session.envelope)
@@ -345,7 +345,7 @@ def test_nothing_crosses_starttls(said: Said, given: Fields, decided: Given) -> 
     outcome = played([[part] for part in spoken([[EHLO], *said], given)], given, decided)
     connection = outcome.connection
     assume(connection.state in COMMANDS)
-    assume(len(connection._core.buffer) == 0)
+    assume(len(connection.buffer) == 0)
     assume(not connection.line_pending)
     settle_with(outcome, STARTTLS)
     assume(connection.state is not State.CLOSED)  # one command too many
@@ -381,7 +381,7 @@ def test_outside_a_transaction_the_envelope_is_a_new_one(  # I8
     for line in in_lines(b"".join(spoken(session, given)).replace(STARTTLS, b"")):
         outcome.connection.receive_data(line)
         settle(outcome, answers)
-        core, envelope = outcome.connection._core, outcome.session.envelope
+        core, envelope = outcome.connection, outcome.session.envelope
         if outcome.connection.state in {State.GREETED, State.READY, State.AUTH}:
             assert envelope_facts(envelope) == FRESH
         if outcome.connection.state in {State.MAIL, State.RCPT, State.DATA}:

@@ -81,7 +81,7 @@ def test_an_auth_that_does_not_begin(
 ) -> None:
     outcome = login(*before, line, "NOOP", **options)
     assert outcome.replies[-2:] == [reply, "250 2.0.0 OK"]
-    assert outcome.connection._core.failed_logins == 0
+    assert outcome.connection.failed_logins == 0
 
 
 @pytest.mark.parametrize("before", [[MAIL, "RSET"], [EHLO]])
@@ -175,7 +175,7 @@ def test_xoauth2() -> None:
 def test_an_exchange_can_be_cancelled(line: str) -> None:
     outcome = login("AUTH LOGIN", b64(b"u"), line, "NOOP")
     assert outcome.replies[4:] == ["501 5.7.0 Authentication aborted", "250 2.0.0 OK"]
-    assert outcome.connection._core.failed_logins == 1
+    assert outcome.connection.failed_logins == 1
 
 
 @pytest.mark.parametrize("text", ["A", "AAA", "AA=A", "A===", "!!!!", "AHUAcA", "AHUAcB==", "é", "**"])
@@ -183,7 +183,7 @@ def test_what_is_not_canonical_base64_ends_the_exchange(text: str) -> None:
     for lines in (["AUTH PLAIN", text], [f"AUTH PLAIN {text}"], ["AUTH LOGIN", text], ["AUTH LOGIN " + text]):
         outcome = login(*lines, "NOOP")
         assert outcome.replies[-2:] == [BAD_BASE64, "250 2.0.0 OK"]
-        assert outcome.connection._core.failed_logins == 1
+        assert outcome.connection.failed_logins == 1
 
 
 def test_an_equals_sign_is_empty_as_initial_response_only() -> None:
@@ -227,7 +227,7 @@ def test_the_application_judges(decision: Accept | Reject, reply: str, user: obj
     outcome = login(PLAIN, "NOOP", answers={AuthRequested: decision})
     assert outcome.replies[2:] == [reply, "250 2.0.0 OK"]
     assert outcome.session.user == user
-    assert outcome.connection._core.failed_logins == (reply[0] == "5")
+    assert outcome.connection.failed_logins == (reply[0] == "5")
 
 
 def test_a_421_closes() -> None:
@@ -265,7 +265,7 @@ def test_the_details_come_before_the_refusal(decision: Reject, details: bytes, r
     outcome = login(TOKEN, line, "NOOP", answers={AuthRequested: decision})
     assert b64decode(outcome.replies[2][4:]) == details
     assert outcome.replies[3:] == [reply, "250 2.0.0 OK"]
-    assert outcome.connection._core.failed_logins == 1
+    assert outcome.connection.failed_logins == 1
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_failures_are_not_forgotten(between: str) -> None:
 
 def test_temporary_failures_are_not_held_against_the_client() -> None:
     outcome = login(*[PLAIN] * 8, answers={AuthRequested: Reject(454)})
-    assert outcome.connection._core.failed_logins == 0
+    assert outcome.connection.failed_logins == 0
     assert not outcome.closed
 
 
@@ -339,7 +339,7 @@ def test_a_refused_auth_is_one_more_command_without_a_login(
     before: list[str], line: str, options: dict[str, Any], reply: str
 ) -> None:
     how: dict[str, Any] = {"auth_optional": False, **options}
-    core = login(*before, line, **how).connection._core
+    core = login(*before, line, **how).connection
     assert core.unauthenticated == 2 + len(before)  # EHLO is the first
     limit = 3 + len(before)
     replies = said_to(*before, line, line, max_allowed_unauthenticated_commands=limit, **how)
@@ -350,22 +350,22 @@ def test_a_refused_auth_is_one_more_command_without_a_login(
     "options", [{"needs_upgrade": True}, {"needs_upgrade": True, "allow_insecure_auth": False}]
 )
 def test_an_auth_before_its_time_counts_too(options: dict[str, Any]) -> None:
-    assert login(PLAIN, auth_optional=False, **options).connection._core.unauthenticated == 2
+    assert login(PLAIN, auth_optional=False, **options).connection.unauthenticated == 2
     first = converse("AUTH PLAIN", auth_optional=False)
-    assert first.connection._core.unauthenticated == 1
+    assert first.connection.unauthenticated == 1
 
 
 def test_a_temporary_end_counts_as_a_command_without_a_login_and_others_do_not() -> None:
     how: dict[str, Any] = {"auth_optional": False, "max_auth_attempts": None}
     answers = {AuthRequested: Reject(454)}
-    assert login(PLAIN, answers=answers, **how).connection._core.unauthenticated == 2
-    assert login(PLAIN, "AUTH PLAIN A", "AUTH LOGIN", "*", **how).connection._core.unauthenticated == 1
+    assert login(PLAIN, answers=answers, **how).connection.unauthenticated == 2
+    assert login(PLAIN, "AUTH PLAIN A", "AUTH LOGIN", "*", **how).connection.unauthenticated == 1
     replies = said_to(PLAIN, PLAIN, answers=answers, max_allowed_unauthenticated_commands=3, **how)
     assert replies == ["454 4.7.0 Temporary failure", "421 4.7.0 Error: too many unauthenticated commands"]
 
 
 def test_lines_of_an_exchange_count_nowhere() -> None:
-    core = login("AUTH LOGIN", b64(b"u"), b64(b"p"), auth_optional=False).connection._core
+    core = login("AUTH LOGIN", b64(b"u"), b64(b"p"), auth_optional=False).connection
     assert (core.unauthenticated, core.unknown, core.failed_logins) == (1, 0, 0)
 
 
@@ -480,7 +480,7 @@ def test_a_faulty_mechanism_raises_and_the_client_is_answered(
     assert outcome.replies[2:] == [
         "451 4.3.0 Error: internal error, please try again later", "250 2.0.0 OK"
     ]  # fmt: skip
-    assert outcome.connection._core.failed_logins == 0
+    assert outcome.connection.failed_logins == 0
     assert outcome.session.user is None
 
 

@@ -50,7 +50,7 @@ class Mail:
     def __init__(
         self, text: str, *, extended: bool = True, unknown: bool = False, secure: bool = True
     ) -> None:
-        self.address = Address("a@b", "a", "b")
+        self.address = Address("a@b")
         self.envelope = Envelope()
         rules = ParameterRules(extended=extended, accept_unknown=unknown)
         self.refusal = text_of(
@@ -64,7 +64,7 @@ class Rcpt:
     def __init__(
         self, text: str, *, extended: bool = True, unknown: bool = False, utf8: bool = False
     ) -> None:
-        self.address = Address("a@b", "a", "b")
+        self.address = Address("a@b")
         envelope = Envelope()
         envelope.smtp_utf8 = utf8
         rules = ParameterRules(extended=extended, accept_unknown=unknown)
@@ -286,7 +286,7 @@ def test_a_value_at_fault_is_501_with_the_code_for_arguments() -> None:
 
 
 def test_a_parameter_of_rcpt_leaves_alone_what_another_has_noted() -> None:
-    address = Address("a@b", "a", "b")
+    address = Address("a@b")
     for keyword, value in (("ORCPT", "rfc822;b@c"), ("NOTIFY", "delay"), ("ORCPT", "rfc822;b@d")):
         assert RCPT_PARAMETERS[keyword].read(value, address, Envelope()) is None
     assert address.dsn == RecipientDsn(["DELAY"], "rfc822;b@d")

@@ -19,7 +19,6 @@ from smtpproto import (
     Options,
 )
 from smtpproto import _catalogue as say
-from smtpproto._connection import _READERS
 from smtpproto._state import (
     AFTER,
     BEFORE_GREETING,
@@ -128,11 +127,6 @@ def test_only_a_recipient_leads_to_data() -> None:
     assert [state for state, row in AFTER.items() if Step.DATA in row] == [State.RCPT]
     assert [state for state, row in AFTER.items() if State.RCPT in row.values()] == [State.MAIL, State.RCPT]
     assert [state for state, row in AFTER.items() if State.MAIL in row.values()] == [State.READY]
-
-
-def test_input_is_read_where_the_client_may_talk_and_nowhere_else() -> None:
-    silent = {State.HANDSHAKE, State.ARRIVED, State.UPGRADE, State.UPGRADED, State.CLOSED}
-    assert set(_READERS) == set(State) - silent
 
 
 def test_the_way_through_starttls() -> None:

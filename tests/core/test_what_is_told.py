@@ -330,7 +330,7 @@ def test_no_octet_may_be_fed_beyond_the_limit() -> None:
     connection.receive_data(b"MAIL FROM:<a@x>\r\n")
     while connection.question is None:
         connection.next_event()
-    room = connection._core.high_water  # pyright: ignore[reportPrivateUsage] - the number itself
+    room = connection.high_water  # pyright: ignore[reportPrivateUsage] - the number itself
     assert connection.state is State.READY
     connection.receive_data(b"N" * (room - 1))
     assert connection.wants_data

@@ -10,7 +10,7 @@ import pytest
 from fuzz.playing import Play, insist_on_replies
 from fuzz.targets import TARGETS
 from smtpproto import Connection, Reject, State
-from smtpproto._body import BOUNDARIES, DotReader, _Boundary, _Place
+from smtpproto._body import BOUNDARIES, IncomingMessage, _Boundary, _Place
 from smtpproto._proxy import ProxyReader
 from smtpproto._sasl import Credentials
 from smtpproto_server._loop import Serving
@@ -68,12 +68,12 @@ def test_a_lost_place_between_two_pieces_is_seen(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_end_of_data_that_is_none_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = DotReader.feed
+    feed = IncomingMessage.feed
 
-    def smuggling(reader: DotReader, data: bytes) -> bytes:
+    def smuggling(reader: IncomingMessage, data: bytes) -> bytes:
         return feed(reader, data.replace(b"\n.\n", b"\r\n.\r\n"))
 
-    monkeypatch.setattr(DotReader, "feed", smuggling)
+    monkeypatch.setattr(IncomingMessage, "feed", smuggling)
     for target in ("body", "connection"):
         with pytest.raises(AssertionError):
             TARGETS[target].run(b"\0\xff\x3f" + b"a\n.\nb" if target == "body" else connection(
@@ -181,7 +181,7 @@ def test_a_call_that_fails_and_changes_something_is_seen(monkeypatch: pytest.Mon
         try:
             refuse(connection)
         except Exception:
-            connection._core.state = State.READY
+            connection.state = State.READY
             raise
 
     monkeypatch.setattr(Connection, "refuse", changing)

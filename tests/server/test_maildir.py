@@ -53,8 +53,8 @@ def session(*recipients: str, lmtp: bool = False) -> Session:
     made.opening_command = "LHLO" if lmtp else "EHLO"
     made.host_name_appears_as = "mx.example"
     made.envelope = Envelope()
-    made.envelope.mail_from = Address("a@example.com", "a", "example.com")
-    made.envelope.rcpt_to = [Address(each, *each.split("@")) for each in recipients or ("b@example.org",)]
+    made.envelope.mail_from = Address("a@example.com")
+    made.envelope.rcpt_to = [Address(each) for each in recipients or ("b@example.org",)]
     return made
 
 

@@ -25,8 +25,7 @@ TLS = {"name": "AES", "standard_name": "TLS_AES_256_GCM_SHA384", "version": "TLS
 
 
 def address(text: str) -> Address:
-    local, at, domain = text.rpartition("@")
-    return Address(text, local if at else domain, domain if at else "")
+    return Address(text)
 
 
 def session(

@@ -94,14 +94,14 @@ class Changing(Connection):
 class MissingReply(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if self.state is State.READY:
-            self._core.out.clear()
+            self.out.clear()
         return event
 
 
 class SurplusReply(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if self.state is State.READY:
-            self._core.out.append(b"250 and another\r\n")
+            self.out.append(b"250 and another\r\n")
         return event
 
 
@@ -113,13 +113,13 @@ class BareNewlines(Connection):
 class ManyReplies(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if self.state is State.READY:
-            self._core.out += [b"250 OK\r\n"] * 2000
+            self.out += [b"250 OK\r\n"] * 2000
         return event
 
 
 class ManyEvents(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
-        self._core.events += [TimerChanged("socket_timeout", None)] * 6
+        self.events += [TimerChanged("socket_timeout", None)] * 6
         return event
 
 
@@ -137,7 +137,7 @@ class PlaintextKept(Changing):
 
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, NeedsStartTLS):
-            self._core.buffer.feed(self.rest)
+            self.buffer.feed(self.rest)
         return event
 
 
@@ -156,7 +156,7 @@ class NotSecure(Connection):
 class CountersSetBack(Connection):
     def tls_established(self, details: TlsDetails | None = None) -> None:
         super().tls_established(details)
-        self._core.unknown = 0
+        self.unknown = 0
 
 
 class EnvelopeKept(Connection):
@@ -202,7 +202,7 @@ class AbortionNotTold(Changing):
 class AbortionToldTwice(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, DataAborted):
-            self._core.events.insert(0, DataAborted(event.reason))
+            self.events.insert(0, DataAborted(event.reason))
         return event
 
 
@@ -247,14 +247,14 @@ class LoginSlippedIn(Changing):
 
 class LimitRaised(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
-        self._core.high_water += 1
+        self.high_water += 1
         return event
 
 
 class TwoRepliesToADecision(Connection):
     def decide(self, decision: Any) -> None:
         super().decide(decision)
-        self._core.out.append(b"250 and another\r\n")
+        self.out.append(b"250 and another\r\n")
 
 
 class TwoRepliesToAMail(Connection):
@@ -262,7 +262,7 @@ class TwoRepliesToAMail(Connection):
         said = isinstance(self.question, MailRequested)
         super().decide(decision)
         if said:
-            self._core.out.append(b"250 and another\r\n")
+            self.out.append(b"250 and another\r\n")
 
 
 class RefusalUnheard(Connection):
@@ -275,7 +275,7 @@ class OneReplyForTwo(Connection):
         said = isinstance(self.question, DataFinished)
         super().decide(decision)
         if said:
-            self._core.out.pop()
+            self.out.pop()
 
 
 class CodeOfAnotherClass(Connection):

@@ -1,0 +1,563 @@
+# The engine: octets and decisions in, octets out, and questions put by calling a method each.
+#
+# What comes out depends on the sequence of octets and decisions alone: not on how the octets were
+# cut, not on a clock, not on chance. Nothing the peer sends makes this class raise; every misuse by
+# the caller does, at once.
+#
+# Lines of the plainest form (MAIL and RCPT with a plain mailbox and no parameters, DATA, RSET) are
+# recognised by one pattern while nothing else is open or due: the fast path. It may skip looking,
+# never a rule; every other line goes through the table of verbs.
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from smtpproto import _catalogue as say
+from smtpproto._address import MAX_MAILBOX, PLAIN_MAILBOX, Address
+from smtpproto._answers import ACCEPTED, answer
+from smtpproto._commands import read_command, recipient_accepted, reset, sender_accepted, verbs_without
+from smtpproto._core import Core, Signal
+from smtpproto._decisions import ACCEPT, Accept, Decision, Reject
+from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError
+from smtpproto._events import (
+    CommandReceived,
+    ConnectRequested,
+    DataAborted,
+    DataFinished,
+    DataRequested,
+    DataStarted,
+    Event,
+    ExpandRequested,
+    HelloReceived,
+    HelpRequested,
+    MailRequested,
+    NeedsStartTLS,
+    NeedsTLS,
+    QuitReceived,
+    RcptRequested,
+    TimerKind,
+    TransactionReset,
+    VerifyRequested,
+)
+from smtpproto._message import begin_message, finished, message_accepted
+from smtpproto._opening import begin, read_proxy, secured, spoke, turn_away
+from smtpproto._options import Options
+from smtpproto._peers import canonical_address
+from smtpproto._session import Session, TlsDetails
+from smtpproto._state import BEFORE_GREETING, COMMANDS, IN_HANDSHAKE, IN_TRANSACTION, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from smtpproto._body import IncomingMessage
+
+__all__ = ["OPTIONAL_QUESTIONS", "PENDING", "Engine", "Pending"]
+
+# Replies that may pile up before they should be sent, when a peer sends many commands at once.
+MANY_REPLIES: Final = 64
+MIN_ENTROPY: Final = 16  # octets: a challenge has 128 bits
+# An enum's members are slow to find in CPython 3.11.
+NEED_DATA, PAUSED, SEND, CLOSED = Signal.NEED_DATA, Signal.PAUSED, Signal.SEND, Signal.CLOSED
+READY, IN_RCPT, IN_DATA, IN_PROXY, AT_END = State.READY, State.RCPT, State.DATA, State.PROXY, State.CLOSED
+
+OPTIONAL_QUESTIONS: Final[frozenset[type[Event]]] = frozenset({
+    HelloReceived, DataRequested, VerifyRequested, ExpandRequested, HelpRequested, CommandReceived,
+    TransactionReset, QuitReceived,
+})  # fmt: skip
+"""The events that are made only if asked for."""
+
+
+class Pending:
+    """The answer of a question's method that is given later, with `decide`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "PENDING"
+
+
+PENDING: Final = Pending()
+"""Not decided yet: `decide` follows."""
+
+# The plainest lines. `lastindex` says which it is.
+PLAIN_LINE: Final = re.compile(
+    rf"MAIL FROM:<({PLAIN_MAILBOX})>\r\n|RCPT TO:<({PLAIN_MAILBOX})>\r\n|(DATA\r\n)|(RSET\r\n)".encode()
+).match
+MAIL_LINE, RCPT_LINE, DATA_LINE = 1, 2, 3
+PLAIN_VERBS: Final = frozenset({"MAIL", "RCPT", "DATA", "RSET"})
+LONGEST_PLAIN_LINE: Final = len("MAIL FROM:<>\r\n") + MAX_MAILBOX
+
+
+class Engine(Core):
+    """One SMTP or LMTP connection, the server's side, without any I/O: it asks by calling methods.
+
+    A subclass says what the questions do. Feed it with `receive_data`, call `advance` until it
+    says what is awaited, send what `data_to_send` gives. Ready-made: `Connection`, which makes
+    events of the questions.
+
+    `local` and `peer` are the socket's addresses as (address, port), ("", 0) for a unix socket.
+    `ask` names optional questions (`OPTIONAL_QUESTIONS`). `tls_available` says whether a handshake
+    could be made. `entropy` (16 octets or more, secret and new for each connection) and `started`
+    (seconds since the epoch) are what CRAM-MD5 challenges are made of.
+
+    Raises ConfigurationError if the options need what was not given.
+    """
+
+    __slots__ = ("max_recipients", "reads_plain", "undisturbed")
+
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        local: tuple[str, int] = ("", 0),
+        peer: tuple[str, int] = ("", 0),
+        session_id: str = "",
+        ask: Iterable[type[Event]] = (),
+        tls_available: bool = False,
+        entropy: bytes = b"",
+        started: int = 0,
+    ) -> None:
+        options = options or _DEFAULT_OPTIONS
+        asks = ask if isinstance(ask, frozenset) else frozenset(ask)
+        if asks:
+            _check_questions(asks)
+        if "CRAM-MD5" in options.auth_methods and len(entropy) < MIN_ENTROPY:
+            _check_entropy(options)
+        if not (tls_available or options.secured):
+            _check_tls_not_needed(options)
+        session = Session(
+            session_id,
+            local=(canonical_address(local[0]), local[1]),
+            remote=(canonical_address(peer[0]), peer[1]),
+            lmtp=options.lmtp,
+        )
+        session.secure = options.secured
+        absent, most = options.absent_commands, options.max_recipients
+        super().__init__(
+            options,
+            session,
+            asks=asks,
+            tls_available=tls_available,
+            entropy=entropy,
+            started=started,
+            verbs=verbs_without(absent),
+        )
+        self.max_recipients: float = float("inf") if most is None else most
+        shortest = min(options.max_line_length, options.max_auth_line_length)
+        self.reads_plain: bool = shortest >= LONGEST_PLAIN_LINE and not absent & PLAIN_VERBS
+        self.undisturbed: bool = False
+        begin(self)
+
+    # --- the questions: what a subclass says ------------------------------------------------------
+
+    def ask_mail(self, address: Address) -> Accept | Pending:
+        """Whether the sender is accepted: ACCEPT, or PENDING (`asked` is the MailRequested then)."""
+        raise NotImplementedError
+
+    def ask_rcpt(self, address: Address) -> Accept | Pending:
+        """Whether the recipient is accepted: ACCEPT, or PENDING (`asked` is the RcptRequested then)."""
+        raise NotImplementedError
+
+    def message_begun(self, message: IncomingMessage) -> bool:
+        """The 354 is queued. False: `advance` says PAUSED before it reads any of the message."""
+        raise NotImplementedError
+
+    def message_content(self, content: bytes, message: IncomingMessage) -> bool:
+        """A piece of the message, one octet or more. False: `advance` says PAUSED before it goes on."""
+        raise NotImplementedError
+
+    def message_ended(self, message: IncomingMessage) -> Accept | Pending:
+        """The end of data: ACCEPT, or PENDING (`asked` is the DataFinished then).
+
+        Where `message.refusal` is set it is what will be replied. In LMTP ACCEPT is the default
+        reply for each recipient.
+        """
+        raise NotImplementedError
+
+    def put(self, event: Event) -> bool:
+        """Any other event; a question (`asked` is the event) may be decided here or later.
+
+        False: `advance` says PAUSED before it goes on. After the end, what was due still comes here,
+        and DataAborted and ConnectionClosed.
+        """
+        raise NotImplementedError
+
+    # --- what is known ----------------------------------------------------------------------------
+
+    @property
+    def line_pending(self) -> bool:
+        """A command or AUTH line has begun whose CRLF has not come: `command_timeout` runs."""
+        return self.asked is None and self.state not in _NO_LINES and self.buffer.line_pending
+
+    @property
+    def in_message(self) -> bool:
+        """Between the 354 and the end of data: `data_timeout` and `min_data_rate` run."""
+        return self.state is IN_DATA and self.asked is None
+
+    @property
+    def wants_data(self) -> bool:
+        """False while reading should pause: enough octets wait, or none are of use any more."""
+        return self.state is not AT_END and not self.eof and len(self.buffer) < self.high_water
+
+    # --- bytes ------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in octets the peer sent; nothing is parsed yet.
+
+        Whatever they are, they do not make it raise. Feeding on while `wants_data` is False and
+        events wait does (LocalProtocolError): memory would have no bound.
+        """
+        self.undisturbed = False
+        state = self.state
+        if state is AT_END or not data:
+            return
+        if self.eof:
+            raise LocalProtocolError("receive_data after receive_eof: the input has ended")
+        if state in _SPEECHLESS:
+            spoke(self)
+        elif not self.buffer.feed(data, self.high_water):
+            raise LocalProtocolError(
+                f"receive_data while {len(self.buffer)} octets wait: call next_event and decide first"
+            )
+
+    def receive_eof(self) -> None:
+        """The peer will send no more; it may still read. Go on as after `receive_data`."""
+        self.undisturbed = False
+        self.eof = True
+
+    def connection_lost(self) -> None:
+        """The peer can neither send nor read any more: open questions are withdrawn."""
+        self.undisturbed = False
+        self.close("connection lost")
+
+    def data_to_send(self) -> bytes:
+        """Take the octets for the peer that are ready, b"" if none are."""
+        self.undisturbed = False
+        out = self.out
+        if not out:
+            return b""
+        octets = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return octets
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def advance(self) -> Signal:
+        """Read on until something is awaited, and say what."""
+        while True:
+            signal = self._read_plain_lines() if self._may_read_plain() else None
+            if signal is None:
+                signal = self._step()
+            if signal is not None:
+                self.undisturbed = False
+                return signal
+
+    def _may_read_plain(self) -> bool:
+        """Whether nothing is open or due, so that all a plain line needs is its own rule.
+
+        This holds until something that is no plain line has been done, here or from outside: every
+        call from outside takes `undisturbed` back, also one that a question's method makes.
+        """
+        self.undisturbed = (
+            self.state in _PLAIN_LINES_IN
+            and self.asked is None
+            and not self.events
+            and self.reads_plain
+            and self.buffer.begun is None
+            and not (self.out and (self.flush or len(self.out) >= MANY_REPLIES))
+            and not (self.draining or self.overdue)
+            and not (self.guarded and self._lacks_something())
+        )
+        return self.undisturbed
+
+    def _lacks_something(self) -> bool:
+        """Whether the session still has to log in or to begin TLS."""
+        return self.needs_login() or (self.options.needs_upgrade and not self.session.secure)
+
+    def _read_plain_lines(self) -> Signal | None:
+        """Read plain lines as long as they come and are in order; PAUSED if one is to be waited for."""
+        buffer, out = self.buffer, self.out
+        while (match := PLAIN_LINE(buffer.chunk, buffer.at)) is not None:
+            kind = match.lastindex
+            if kind == RCPT_LINE:
+                recipients = self.session.envelope.rcpt_to
+                mailbox = match[RCPT_LINE]
+                if (
+                    self.state is READY
+                    or len(recipients) >= self.max_recipients
+                    or len(mailbox) > MAX_MAILBOX
+                ):
+                    return None
+                buffer.at, self.flush = match.end(), False
+                address = Address(mailbox.decode())
+                accepted = self.ask_rcpt(address) is ACCEPT
+                if not (accepted and self.undisturbed):
+                    return self._settle(RcptRequested(address, self.session), accepted=accepted)
+                recipient_accepted(self, address)
+            elif kind == MAIL_LINE:
+                mailbox = match[MAIL_LINE]
+                if self.state is not READY or self.connect_due or len(mailbox) > MAX_MAILBOX:
+                    return None
+                buffer.at, self.flush = match.end(), False
+                address = Address(mailbox.decode())
+                accepted = self.ask_mail(address) is ACCEPT
+                if not (accepted and self.undisturbed):
+                    return self._settle(MailRequested(address, self.session), accepted=accepted)
+                sender_accepted(self, address)
+            elif kind == DATA_LINE:
+                if self.state is not IN_RCPT or DataRequested in self.asks:
+                    return None
+                buffer.at, self.flush = match.end(), True
+                return None if self.message_begun(begin_message(self)) else PAUSED
+            else:
+                buffer.at, self.flush = match.end(), False
+                reset(self)
+                if self.events:
+                    return None
+            if len(out) >= MANY_REPLIES:
+                return None
+        return None
+
+    def _settle(self, event: Event, *, accepted: bool) -> Signal | None:
+        """What was asked by a method: it is decided, or stands open, or the connection was closed then."""
+        if self.state is AT_END:
+            return None
+        if not accepted:
+            self.asked = event
+            return PAUSED
+        ACCEPTED[type(event)](self, event)
+        return None
+
+    def _step(self) -> Signal | None:
+        """Do one thing of any kind; the signal if there is nothing to do now."""
+        if self.events:
+            return None if self._hand_out(self.events.pop(0)) else PAUSED
+        if self.asked is not None:
+            return PAUSED
+        if (self.draining or self.overdue) and _end_is_due(self):
+            return None
+        out, state = self.out, self.state
+        if out and (self.flush or len(out) >= MANY_REPLIES) and len(self.buffer):
+            self.flush = False
+            return SEND
+        if state is IN_DATA and self.transfer is not None:
+            go_on = self._read_message(self.transfer)
+            if go_on is not None:
+                return None if go_on else PAUSED
+        elif state in _COMMAND_AWAITED:
+            if read_command(self):
+                return None
+        elif state is IN_PROXY:
+            if read_proxy(self):
+                return None
+        else:
+            return CLOSED if state is AT_END else NEED_DATA
+        if not self.eof:
+            return NEED_DATA
+        self.close("eof")
+        return None
+
+    def _hand_out(self, event: Event) -> bool:
+        """Hand out what was due; False if it is to be waited for."""
+        if self.state is AT_END:
+            return self.put(event)
+        if type(event) is DataStarted:
+            return self.message_begun(event.message)
+        ask = _ASKED_BY_METHOD.get(type(event))
+        if ask is None:
+            return self.put(event)
+        accepted = ask(self, event) is ACCEPT
+        if accepted and self.asked is event:
+            self.asked = None
+            ACCEPTED[type(event)](self, event)
+        return True
+
+    def _read_message(self, message: IncomingMessage) -> bool | None:
+        """Hand out the next piece, and ask when it was the last; False: wait, None: there is no piece."""
+        had_bare_newline = message.has_bare_newline
+        content = message.read(self.buffer)
+        if content is None:
+            return None
+        if message.has_bare_newline and not had_bare_newline:
+            self.tell(DataAborted("bare_newline"))  # handed out after the content before it
+        go_on = not content or self.message_content(content, message)
+        if not message.complete or self.transfer is not message:
+            return go_on
+        if not go_on or self.events:
+            self.ask(finished(message))
+        elif self.message_ended(message) is not ACCEPT:
+            return self._settle(finished(message), accepted=False) is None
+        elif self.transfer is message:
+            message_accepted(self, message)
+        return go_on
+
+    # --- decisions --------------------------------------------------------------------------------
+
+    def decide(self, decision: Decision | Sequence[Accept | Reject] | None) -> None:
+        """Answer the open question; its effects happen here.
+
+        Raises DecisionError if none is open or the decision does not answer it; the question then
+        stays open.
+        """
+        self.undisturbed = False
+        event = self.asked
+        if event is None or self.events:
+            raise DecisionError(f"{decision!r} answers nothing: no question is open")
+        answer(self, event, decision)
+
+    def set_client_hostname(self, name: str) -> None:
+        """Say what reverse DNS gave, before the ConnectRequested decision."""
+        self.undisturbed = False
+        if not isinstance(self.asked, ConnectRequested):
+            raise LocalProtocolError("set_client_hostname belongs before the decision on ConnectRequested")
+        self.session.client_hostname = name.lower()
+
+    def tls_established(self, details: TlsDetails | None = None) -> None:
+        """The handshake that NeedsTLS or NeedsStartTLS asked for is done."""
+        self.undisturbed = False
+        if not isinstance(self.asked, NeedsTLS | NeedsStartTLS) or self.events:
+            raise LocalProtocolError(
+                "tls_established answers NeedsTLS and NeedsStartTLS, and neither is open"
+            )
+        self.asked = None
+        secured(self, details or TlsDetails())
+
+    # --- time and the end -------------------------------------------------------------------------
+
+    def timeout(self, kind: TimerKind) -> None:
+        """A time limit has run out. Go on as after `receive_data`.
+
+        Where it does not run any more this changes nothing: it may have run out just then.
+        """
+        self.undisturbed = False
+        if kind == "session_timeout":
+            self.overdue = True
+            return
+        states = _RUNS_IN.get(kind)
+        if states is None:
+            raise LocalProtocolError(
+                f"{kind!r} is none of the timers {', '.join([*_RUNS_IN, 'session_timeout'])}"
+            )
+        if self.state in states and (self.asked is None or kind not in _NOT_WHILE_ASKING):
+            _too_late(self)
+
+    def refuse(self) -> None:
+        """Turn the client away with 421: too many are connected. Before the greeting.
+
+        Under implicit TLS the 421 waits for the handshake, which must therefore go on.
+        """
+        self.undisturbed = False
+        if self.state is AT_END:
+            return
+        if self.state not in BEFORE_GREETING:
+            raise LocalProtocolError(f"refuse belongs before the greeting, not where {self.state.value}")
+        self.refused = True
+        if self.state is State.ARRIVED or not self.implicit_tls:
+            turn_away(self)
+
+    def shutdown(self, *, now: bool = False) -> None:
+        """Say 421 and end: at once (`now`), or after the open question and the open transaction.
+
+        Go on as after `receive_data`.
+        """
+        self.undisturbed = False
+        if self.state is AT_END:
+            return
+        if self.state in _SILENT:
+            self.close("shutdown")
+        elif self.state is State.ARRIVED and now:
+            self.say_last(say.uncoded(say.SHUTTING_DOWN), "shutdown")
+        elif now:
+            self.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
+        else:
+            self.draining = True
+            self.may_finish = self.state in _TRANSACTION
+
+
+# --- tables -----------------------------------------------------------------------------------------
+
+# The questions that a method asks; `put` has the others.
+_ASKED_BY_METHOD: Final[Mapping[type[Event], Callable[[Engine, Any], Accept | Pending]]] = {
+    MailRequested: lambda engine, event: engine.ask_mail(event.address),
+    RcptRequested: lambda engine, event: engine.ask_rcpt(event.address),
+    DataFinished: lambda engine, _event: engine.message_ended(engine.transfer),
+}
+
+_SPEECHLESS: Final = IN_HANDSHAKE | {State.ARRIVED}
+_SILENT: Final = IN_HANDSHAKE | {State.PROXY}
+_NO_LINES: Final = _SILENT | {State.ARRIVED, State.UPGRADED, State.DATA, State.CLOSED}
+_COMMAND_AWAITED: Final = COMMANDS | {State.AUTH}
+_PLAIN_LINES_IN: Final = COMMANDS - {State.GREETED}
+_TRANSACTION: Final = IN_TRANSACTION | {State.DATA}
+
+# Where each time limit runs. `session_timeout` runs everywhere and waits for its moment.
+_RUNS_IN: Final[Mapping[TimerKind, AbstractSet[State]]] = {
+    "proxy_timeout": {State.PROXY},
+    "tls_handshake_timeout": IN_HANDSHAKE,
+    "greeting_timeout": {State.ARRIVED},
+    "socket_timeout": frozenset(State) - {State.CLOSED},
+    "command_timeout": _COMMAND_AWAITED,
+    "data_timeout": {State.DATA},
+    "min_data_rate": {State.DATA},
+}
+_NOT_WHILE_ASKING: Final = frozenset({"command_timeout", "data_timeout", "min_data_rate"})
+
+
+# --- the end ----------------------------------------------------------------------------------------
+
+
+def _end_is_due(core: Core) -> bool:
+    """Whether a shutdown, or the end of the session's time, has waited long enough; then end here."""
+    if core.draining and _may_close(core):
+        core.say_last(say.SHUTTING_DOWN, "shutdown")
+    elif core.overdue and core.state in _COMMAND_AWAITED:
+        _too_late(core)
+    else:
+        return False
+    return True
+
+
+def _may_close(core: Core) -> bool:
+    """A shutdown waits for this and no longer: no transaction, or one begun after it."""
+    if core.state in _TRANSACTION:
+        return not core.may_finish
+    return core.state in _COMMAND_AWAITED
+
+
+def _too_late(core: Core) -> None:
+    """The client let its time run out."""
+    if core.state in _SILENT:
+        core.close("timeout")
+    elif core.state is State.ARRIVED:
+        core.say_last(say.uncoded(say.TIMED_OUT), "timeout")
+    else:
+        core.say_last(say.TIMED_OUT, "timeout", "timeout")
+
+
+# --- what the caller may hand in -----------------------------------------------------------------------
+
+
+def _check_questions(asks: frozenset[type[Event]]) -> None:
+    surplus = asks - OPTIONAL_QUESTIONS
+    if surplus:
+        raise ValueError(f"not among the optional questions: {', '.join(_name(each) for each in surplus)}")
+
+
+def _check_entropy(options: Options) -> None:
+    if "CRAM-MD5" not in options.sasl_mechanisms:
+        raise ConfigurationError(f"CRAM-MD5 needs entropy of {MIN_ENTROPY} octets or more")
+
+
+def _check_tls_not_needed(options: Options) -> None:
+    for name in ("secure", "needs_upgrade"):
+        if getattr(options, name):
+            raise ConfigurationError(f"{name}=True needs TLS, and tls_available is False")
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", repr(kind))
+
+
+_DEFAULT_OPTIONS: Final = Options()
