@@ -255,8 +255,12 @@ class Connection(SocketDriver):
 
     def _leave_scope(self, error: BaseException | None = None) -> None:
         scope, self._scope = self._scope, None
-        if scope is not None:
-            scope.__exit__(None if error is None else type(error), error, error and error.__traceback__)
+        if scope is None:
+            return
+        if error is None:
+            scope.__exit__(None, None, None)
+        else:
+            scope.__exit__(type(error), error, error.__traceback__)
 
     def finished(self) -> None:
         """The last hook has ended."""

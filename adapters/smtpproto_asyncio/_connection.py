@@ -337,6 +337,8 @@ def _work(
 ) -> None:
     """In a thread: call, and hand the outcome to the loop."""
     result = error = None
+    if done.cancelled():  # the hook was given up before it began
+        return
     try:
         result = context.run(call)
     except BaseException as raised:  # noqa: BLE001 - raised where the hook was called

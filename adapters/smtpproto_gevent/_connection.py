@@ -1,27 +1,26 @@
-# One connection on gevent: how to wait for its socket, and how to call a hook.
+# One connection on gevent: a greenlet that serves it and in which its hooks are called.
 #
-# One greenlet serves the connection, and hooks run in it. That a hook waits shows in the hub coming
-# to turn: only then are the replies before it sent and the client watched.
+# That a hook waits shows in the hub coming to turn: only then are the replies before it sent and the
+# client watched. Watchers note what has come and wake the greenlet; the engine runs in the hub only while
+# a hook has the greenlet, when it cannot ask anything.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 from gevent.hub import Waiter
 
-from smtpproto_server import NOT_NOW, Alarm, Outcome, Peer, Wait, call_plain, plain_call
+from smtpproto_server import NEVER, PARTED, SocketDriver
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from smtpproto_gevent._server import SMTPServer
-    from smtpproto_server import Ask, MessageBody, Serving, Step
+    from smtpproto_server import MessageStream, Stream
 
-__all__ = ["Connection"]
+__all__ = ["READ", "Connection"]
 
 READ: Final = 1  # events, as libev and libuv have them
 WRITE: Final = 2
@@ -31,26 +30,32 @@ class HookCancelled(gevent.GreenletExit):  # type: ignore[misc] # gevent ships n
     """Raised in a hook that is given up."""
 
 
-class Connection(Peer["SMTPServer"]):
+class Connection(SocketDriver):
     """A connection in a greenlet."""
 
     __slots__ = (
-        "_alarm", "_greenlet", "_hub", "_limit", "_noticing", "_readable", "_turn", "_waiter", "_writable",
+        "_due_call", "_greenlet", "_hub", "_noticing", "_readable", "_timer", "_timer_at", "_turn", "_waiter",
+        "_writable",
     )  # fmt: skip
 
-    def __init__(self, server: SMTPServer, sock: socket.socket, serving: Serving) -> None:
-        super().__init__(server, sock, serving)
-        self._hub: Any = gevent.get_hub()
-        loop = self._hub.loop
-        self._readable: Any = loop.io(sock.fileno(), READ)
-        self._writable: Any = loop.io(sock.fileno(), WRITE)
-        self._alarm: Alarm = Alarm(
-            time.monotonic, partial(Timer, loop), partial(self._wake, Outcome.TIMED_OUT)
-        )
-        self._waiter: Waiter[Outcome | None] | None = None
-        self._limit: Timer | None = None
+    server: SMTPServer
+
+    def __init__(self, server: SMTPServer, **facts: Any) -> None:
+        hub = self._hub = gevent.get_hub()
+        descriptor = facts["sock"].fileno()
+        self._readable: Any = hub.loop.io(descriptor, READ)
+        self._writable: Any = hub.loop.io(descriptor, WRITE)
+        self._timer: Any = None
+        self._timer_at: float = NEVER
+        self._waiter: Waiter[None] | None = None
+        """Of the greenlet that waits for the client."""
+        self._due_call: Callable[[], Any] | None = None
+        """The hook that is to be called."""
         self._turn: object | None = None
+        """The hook that has the greenlet."""
         self._noticing: object | None = None
+        """A callback of the hub that sees whether a hook waits."""
+        super().__init__(server, **facts)
         self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
         self._greenlet.start()
 
@@ -59,111 +64,76 @@ class Connection(Peer["SMTPServer"]):
         self._greenlet.join()
 
     def _serve(self) -> None:
-        steps, value = self.steps(), None
         try:
-            while True:
+            self.go_on()
+            while self in self.server.peers:
+                call, self._due_call = self._due_call, None
+                if call is not None:
+                    self._run_hook(call)
+                    continue
                 try:
-                    self._take(steps, value)
+                    self._pump(None)
                 except gevent.GreenletExit:
-                    # Somebody kills it. What is left is telling the application.
-                    self.lost, value = True, Outcome.LOST
-                else:
-                    return
+                    # Somebody kills it. What is left is to tell the application.
+                    self.lose()
         finally:
-            self._alarm.cancel()
             self.end()
+            self.alarm(NEVER)
 
-    def _take(self, steps: Generator[Step, Any, Any], value: Any = None) -> Any:
-        while True:
-            try:
-                step = steps.send(value)
-            except StopIteration as done:
-                return done.value
-            value = self._wait(step) if isinstance(step, Wait) else self._call(step)
+    # --- hooks ----------------------------------------------------------------------------------------
 
-    # --- waiting ----------------------------------------------------------------------------------
+    def apart(self, call: Callable[[], Any]) -> None:
+        """In the connection's greenlet, once the engine is not on its stack."""
+        self._due_call = call
 
-    def _wait(self, step: Wait) -> Outcome | None:
-        waiter: Waiter[Outcome | None] = Waiter(self._hub)
-        self._waiter = waiter
-        if step.deadline is not None and step.deadline <= time.monotonic():
-            self._hub.loop.run_callback(self._wake, Outcome.TIMED_OUT)
-        else:
-            self._alarm.set(step.deadline)
-        watcher = self._writable if step.writing else self._readable
-        watcher.start(self._wake)
-        try:
-            outcome: Outcome | None = waiter.get()
-        finally:
-            if self._waiter is waiter:  # else somebody else waits by now, for a hook has left us behind
-                self._waiter = None
-                watcher.stop()
-        return outcome
-
-    def wake(self) -> None:
-        """End the wait that goes on now, and no later one; from any greenlet."""
-        if self._waiter is not None:
-            self._hub.loop.run_callback(self._waiter.switch, None)
-
-    def _wake(self, outcome: Outcome | None = None) -> None:
-        if self._waiter is not None:
-            self._waiter.switch(outcome)
-
-    def begin_watch(self) -> None:
-        """While a hook runs."""
-        self._readable.start(self._watch, self._readable)
-        if self.backlogged:
-            self._writable.start(self._watch, self._writable)
-
-    def _watch(self, watcher: Any) -> None:
-        if not self.watch() or (watcher is self._writable and not self.backlogged):
-            watcher.stop()
-
-    def end_watch(self) -> None:
-        """No hook runs, or it reads the message."""
-        self._readable.stop()
-        self._writable.stop()
-
-    def release(self) -> None:
-        """Take the socket from the loop."""
-        self._readable.close()
-        self._writable.close()
-        super().release()
-
-    # --- hooks ------------------------------------------------------------------------------------
-
-    def call_at_once(self, ask: Ask) -> Any:
-        """All of it: who waits in a hook waits in this greenlet."""
-        if ask.body is not None:
-            return NOT_NOW
-        before = self.begin_ask(ask)
-        if before is not None:
-            return before
-        try:
-            result = self._call(ask)
-        except gevent.GreenletExit:  # as in _serve
-            self.lost, result = True, Outcome.LOST
-        return self.end_ask(ask, result)
-
-    def _call(self, ask: Ask) -> Any:
-        turn = self._turn = object()
+    def _run_hook(self, call: Callable[[], Any]) -> None:
+        self._turn = call
         if self._noticing is None:
             self._noticing = self._hub.loop.run_callback(self._notice)
-        call = plain_call(ask, self._pull)
+        value: Any = None
+        error: BaseException | None = None
         try:
-            if ask.lookup:
-                return self._hub.threadpool.apply(call_plain, (ask.name, call))
-            return call_plain(ask.name, call, (gevent.GreenletExit,))
-        except HookCancelled:
-            return None
-        finally:
-            if self._turn is turn:
-                self._turn = None
+            value = self.server.lookups.apply(call) if self.hook_name == "resolver" else call()
+        except HookCancelled as cancelled:
+            error = cancelled
+        except KeyboardInterrupt:
+            raise
+        except gevent.GreenletExit as killed:
+            error = killed
+            self.lost = self.noted = True
+        except BaseException as raised:  # noqa: BLE001 - whatever a hook raises is contained
+            error = raised
+        self._turn = None
+        if self.waits is not PARTED:
+            self._readable.stop()
+            self._writable.stop()
+        self.returned(call, value, error)
 
     def _notice(self) -> None:
         """The hub has come to turn: if a hook runs, it waits."""
         self._noticing = None
-        self.flush()
+        if self._turn is not None and self.waits is not PARTED:
+            self._flush_due()
+            self._watch()
+
+    def _watch(self) -> None:
+        """See what the client does while a hook waits."""
+        if self.waits is PARTED or (self.stream is not None and self.stream.reader is not None):
+            return
+        self._readable.start(self._see)
+        if self.full:
+            self._writable.start(self._see_room)
+
+    def _see(self) -> None:
+        if self._turn is None or self.waits is PARTED or self.held or self.eof or self.lost:
+            self._readable.stop()
+        else:
+            self.readable()
+
+    def _see_room(self) -> None:
+        self.writable()
+        if not self.full and self.waits is not PARTED:
+            self._writable.stop()
 
     def cancel_hook(self) -> None:
         """The hook runs in the connection's own greenlet."""
@@ -173,35 +143,94 @@ class Connection(Peer["SMTPServer"]):
         if turn is not None and self._turn is turn:
             self._greenlet.throw(HookCancelled)
 
-    def set_limit(self, seconds: float | None) -> None:
-        """By a timer of the loop."""
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
-        if seconds is not None:
-            self._limit = Timer(self._hub.loop, seconds, partial(self.interrupt, Outcome.TIMED_OUT))
+    # --- waiting --------------------------------------------------------------------------------------
 
-    def _pull(self, body: MessageBody) -> bytes:
-        chunk = self.chunk_at_hand(body)
-        if chunk is not None:
-            return chunk
-        pulling = self.begin_pull(body)
+    def _pump(self, stream: MessageStream | None) -> None:
+        """Wait for the client, the time or a poke, and take in what came; for `stream`, if it is still the one."""
+        if not self.noted or self.waits is PARTED:
+            self._wait(stream)
+        if stream is not self.stream or self not in self.server.peers:
+            return
+        if self.noted or self.waits is PARTED:
+            self.go_on()
+        elif self.clock() >= self.when:
+            self.rang()
+        elif self.full:
+            self.writable()
+        elif not self.readable():
+            self.go_on()
+
+    def _wait(self, stream: MessageStream | None) -> None:
+        waiter: Waiter[None] = Waiter(self._hub)
+        self._waiter = waiter
+        if stream is not None:
+            stream.reader = partial(self._hub.loop.run_callback, waiter.switch, None)
+        watcher = None if self.waits is PARTED else self._writable if self.full else self._readable
+        if watcher is not None:
+            watcher.start(waiter.switch, None)
         try:
-            pulled: bytes = self._take(self.pull())
+            waiter.get()
         finally:
-            self.end_pull(pulling)
-        return pulled
+            if self._waiter is waiter:  # else somebody else waits by now, for a hook has left this one behind
+                self._waiter = None
+                if watcher is not None and self.waits is not PARTED:
+                    watcher.stop()
 
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._waiter.switch(None)
+        elif self._turn is not None and not self.running:
+            self.go_on()
 
-class Timer:
-    """A timer of gevent's loop, to be cancelled."""
+    def poke(self) -> None:
+        """In a callback of the hub."""
+        self._hub.loop.run_callback(self._wake)
 
-    __slots__ = ("_timer",)
+    def alarm(self, when: float) -> None:
+        """A timer that runs already is left to fire early and look again."""
+        self.when = when
+        if self._timer is not None:
+            if self._timer_at <= when < NEVER:
+                return
+            self._timer.close()
+            self._timer = None
+        if when < NEVER:
+            self._timer_at, self._timer = when, self._hub.loop.timer(max(0.0, when - self.clock()))
+            self._timer.start(self._rang, update=True)
 
-    def __init__(self, loop: Any, seconds: float, callback: Callable[[], object]) -> None:
-        self._timer: Any = loop.timer(seconds)
-        self._timer.start(callback, update=True)
-
-    def cancel(self) -> None:
-        """Do not fire."""
+    def _rang(self) -> None:
         self._timer.close()
+        self._timer = None
+        if self.clock() < self.when:
+            self.alarm(self.when)
+        elif self._turn is not None and self._hook_works():
+            self.rang()
+        elif self._waiter is not None:
+            self._waiter.switch(None)
+
+    def drop(self) -> None:
+        """Take the socket from the loop, and close it."""
+        self._readable.close()
+        self._writable.close()
+        super().drop()
+
+    def finished(self) -> None:
+        """The greenlet may end."""
+        if self._waiter is not None:
+            self._hub.loop.run_callback(self._waiter.switch, None)
+
+    # --- reading for the hook -------------------------------------------------------------------------
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """In the hook's greenlet, or in another that reads for it."""
+        self.begin_read(stream)
+        if self.waits is not PARTED:
+            self._readable.stop()
+        try:
+            while (piece := self.try_read(stream)) is None:
+                self._pump(stream)
+        finally:
+            self.end_read(stream)
+            if self._turn is not None and self.stream is stream:
+                self._watch()
+        return piece

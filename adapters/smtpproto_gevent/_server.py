@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import gevent
 from gevent.event import Event
 from gevent.monkey import get_original
+from gevent.threadpool import ThreadPool
 
 from smtpproto_gevent._connection import READ, Connection
 from smtpproto_server import ServerCore
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Unpack
 
@@ -23,17 +25,29 @@ if TYPE_CHECKING:
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
 
+IDLE: Final = 1.0  # seconds that a thread for look-ups stays
+
+
 class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
     coroutines: ClassVar[bool] = False
+    driver: ClassVar[Callable[..., Connection]] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self._hub: Any = None
+        self._lookups: ThreadPool | None = None
         self._closing: gevent.Greenlet[..., None] | None = None
         self._empty: Event = Event()
         self._ended: Event = Event()
+
+    @property
+    def lookups(self) -> ThreadPool:
+        """Threads for reverse DNS; the hub's are for others."""
+        if self._lookups is None:
+            self._lookups = ThreadPool(self.most_threads()["resolver"], self._hub, IDLE)
+        return self._lookups
 
     def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
@@ -53,7 +67,7 @@ class SMTPServer(ServerCore):
         The socket belongs to the server from here on.
         """
         self._open()
-        connection = self._connect(sock, **identity)
+        connection: Connection | None = self.admit(sock, time.monotonic, **identity)
         if connection is not None:
             try:
                 connection.join()
@@ -103,10 +117,6 @@ class SMTPServer(ServerCore):
         self._hub = gevent.get_hub()
         self.prepare()
 
-    def _connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> Connection | None:
-        serving = self.admit(sock, time.monotonic, **identity)
-        return None if serving is None else Connection(self, sock, serving)
-
     def _accept(self, listener: Listener) -> None:
         hub = gevent.get_hub()
         readable = hub.loop.io(listener.sock.fileno(), READ)
@@ -114,7 +124,7 @@ class SMTPServer(ServerCore):
             while True:
                 hub.wait(readable)
                 for sock, identity in listener.accepted():
-                    self._connect(sock, **identity)
+                    self.admit(sock, time.monotonic, **identity)
                 gevent.sleep(listener.pause)
         finally:
             readable.close()

@@ -1,4 +1,4 @@
-# One connection being served: the engine, its hooks, its time limits, TLS, and its end.
+# One connection being served: the loop that runs the engine, its time limits, its beginning and its end.
 #
 # Two rules hold this file together.
 #
@@ -11,17 +11,12 @@
 
 from __future__ import annotations
 
-import inspect
-import ssl
-import sys
 from enum import Enum, unique
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from smtpproto import (
     ACCEPT,
-    PENDING,
     AuthRequested,
     ClientConnected,
     CommandReceived,
@@ -30,7 +25,6 @@ from smtpproto import (
     DataAborted,
     DataFinished,
     DataRequested,
-    Engine,
     ExpandRequested,
     HelloReceived,
     HelpRequested,
@@ -42,26 +36,24 @@ from smtpproto import (
     SecureRequested,
     Signal,
     State,
-    TimerChanged,
     VerifyRequested,
 )
-from smtpproto_server._clocks import NEVER, Clocks
-from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results, reject_within
-from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream, Stream, StreamAborted
+from smtpproto_server._calls import NO_ANSWER, Calls
+from smtpproto_server._clocks import NEVER
+from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results
+from smtpproto_server._octets import HANDSHAKES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
-    from smtpproto import Accept, Address, Event, IncomingMessage, Pending
+    from smtpproto import Event, IncomingMessage
     from smtpproto_server._application import Application
-    from smtpproto_server._tls import TlsChannel
 
 __all__ = ["PARTED", "Driver", "Wait"]
 
 LAST_WORDS: Final = 5.0  # seconds that sending the end of a session may take
 LINGER: Final = 1.0  # seconds for a client that still sends to read the last reply
 LINGER_OCTETS: Final = 256 * 1024
-READ_AHEAD: Final = 64 * 1024  # octets of ciphertext that may wait before the socket is left alone
 MAX_FAULTS: Final = 8  # errors of SASL mechanisms in one run of the engine
 
 
@@ -83,14 +75,9 @@ CLIENT, HOOK, ROOM, DELAY, PARTED = Wait.CLIENT, Wait.HOOK, Wait.ROOM, Wait.DELA
 _NEED_DATA, _CLOSED = Signal.NEED_DATA, Signal.CLOSED
 _DATA, _ARRIVED, _AT_END = State.DATA, State.ARRIVED, State.CLOSED
 
-_NO_ANSWER: Final[Any] = object()
-_HANDSHAKES: Final = (NeedsTLS, NeedsStartTLS)
 _ENDING: Final = frozenset({Wait.LAST_REPLY, Wait.LINGER, Wait.PARTED})
-_STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA: "stream"}
 _PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
 _PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
-_YES_IS_NONE: Final = frozenset({"on_mail_from", "on_rcpt_to"})  # hooks that say no more than yes or no
-_MAY_BLOCK: Final = frozenset({"on_data", "resolver"})  # plain ones never run in an event loop
 
 
 class _Waiting(NamedTuple):
@@ -115,126 +102,40 @@ class _Question(NamedTuple):
     """What is done in place of a call of the hook."""
 
 
-class Driver(Engine):
+class Driver(Calls):
     """A connection being served. A runtime's connection is a subclass."""
 
-    __slots__ = (
-        "answer", "channel", "clock", "clocks", "counted", "ends", "fault", "full", "given_up", "held", "hook",
-        "hook_ends", "hook_name", "in_thread", "inbox", "linger", "lost", "noted", "peeks", "reason", "result", "running",
-        "server", "stop_seen", "stopping", "stream", "timed", "waits",
-    )  # fmt: skip
+    __slots__ = ("counted", "ends", "inbox", "linger", "peeks", "reason", "stop_seen", "stopping", "waits")
 
-    eager: ClassVar[bool] = sys.version_info >= (3, 12)
-    """A task may take its first step within a hook's step: `own_step` is asked whose step it is."""
-
-    def __init__(self, server: Application, *, clock: Callable[[], float], **facts: Any) -> None:
-        self.server: Application = server
-        self.clock: Callable[[], float] = clock
-        self.clocks: Clocks = Clocks(server.options)
+    def __init__(self, server: Application, **facts: Any) -> None:
         self.waits: Wait = CLIENT
         """What is awaited, while nothing runs."""
         self.ends: float = NEVER
         """When DELAY, LAST_REPLY or LINGER is over."""
         self.linger: int = LINGER_OCTETS
         """How many octets of the client LINGER still takes."""
-        # What has come from outside.
-        self.running: bool = False
-        """The engine or a hook is on the stack."""
-        self.noted: bool = False
-        """Something has come meanwhile, and is to be looked at before the engine goes on."""
         self.inbox: list[bytes] = []
+        """Octets that have come while something ran."""
         self.stopping: int = 0
         """0 go on, 1 end when the transaction has ended, 2 end now."""
         self.stop_seen: int = 0
-        self.lost: bool = False
-        """The client can neither be read from nor written to any more."""
-        self.fault: BaseException | None = None
-        """What the socket died of, if that is known."""
-        # Octets.
-        self.channel: TlsChannel | None = None
-        self.full: bool = False
-        """Not all that was sent has gone; `room` will be called."""
-        self.held: bool = False
-        """`hold` was called: no more octets come before `read_on`."""
-        # The hook that runs, and what the last one said.
-        self.hook: Any = None
-        self.hook_name: str = ""
-        self.hook_ends: float = NEVER
-        """When its time is over; while it waits for its message, the seconds it has left."""
-        self.timed: bool = server.options.hook_timeout is not None
-        self.in_thread: bool = False
-        """It runs in a thread, which cannot be ended."""
-        self.given_up: str | None = None
-        """Why the hook that runs has no say any more: "timeout", or "closed"."""
-        self.answer: Any = _NO_ANSWER
-        """To the engine's open question."""
         self.peeks: bool = False
         """It is to be seen, before the answer counts, whether the client talks too soon."""
-        self.stream: MessageStream | None = None
-        """The message that the hook `on_data` is reading."""
-        self.result: Any = ACCEPT
-        """What on_data said before the end of its message."""
         self.reason: str = ""
         """Why the connection has ended."""
         self.counted: bool = True
         """Counted for `max_clients`; False for a connection over the limit."""
-        super().__init__(server.options, **facts)
+        super().__init__(server, **facts)
 
     # --- what a runtime adds ----------------------------------------------------------------------
-
-    def send(self, octets: bytes) -> None:
-        """Send to the client; set `full` if not all has gone, and call `room` when it has."""
-        raise NotImplementedError
 
     def alarm(self, when: float) -> None:
         """Call `expired` then (the clock's seconds; NEVER: not), or earlier, or more than once."""
         raise NotImplementedError
 
-    def end_output(self) -> None:
-        """Shut the sending side down after all that was sent."""
-        raise NotImplementedError
-
-    def drop(self) -> None:
-        """Close the socket."""
-        raise NotImplementedError
-
-    def suspend(self, trap: Any) -> None:
-        """A coroutine hook waits for this: await it in the connection's task, then call `resume`."""
-        raise NotImplementedError
-
-    def apart(self, call: Callable[[], Any]) -> Any:
-        """Call a plain hook where it may block.
-
-        With coroutines: return a coroutine that does. Without: call it on an empty stack, and then
-        `returned`.
-        """
-        raise NotImplementedError
-
-    def cancel_hook(self) -> None:
-        """Make the hook that runs end as soon as can be; it was given up."""
-        raise NotImplementedError
-
     def poke(self) -> None:
         """Call `go_on` soon, where the connection runs; may be called from any thread."""
         raise NotImplementedError
-
-    def hold(self) -> None:
-        """Read no more octets before `read_on`."""
-
-    def read_on(self) -> None:
-        """Read octets again."""
-
-    def octets_wait(self) -> bool:
-        """Whether the socket has octets that were not received yet."""
-        return False
-
-    def own_step(self) -> bool:
-        """Whether the task that runs now is the one in which the hook runs."""
-        return True
-
-    def hook_ended(self, error: BaseException | None) -> bool:  # noqa: ARG002 - for those who need it
-        """The hook has ended, with this error; True: somebody else has cancelled the connection."""
-        return False
 
     def finished(self) -> None:
         """Nothing is left to be done."""
@@ -267,8 +168,9 @@ class Driver(Engine):
 
     def lose(self, error: BaseException | None = None) -> None:
         """The client can neither be read from nor written to any more."""
-        if not self.lost:
-            self.lost, self.fault, self.noted = True, error, True
+        if self.lost or self.waits is PARTED:
+            return
+        self.lost, self.fault, self.noted = True, error, True
         self.go_on()
 
     def room(self) -> None:
@@ -297,23 +199,6 @@ class Driver(Engine):
             self.drop()
         self.server.closed(self.session, self.reason or "aborted", counted=self.counted)
         self.server.gone(self)
-
-    def resume(self, value: Any = None, error: BaseException | None = None) -> None:
-        """What a coroutine hook waited for has come, or it is to be raised this."""
-        self.running = True
-        try:
-            if self.stream is not None and self.stream.reads:
-                self._stop_reading(self.stream)
-            self._step_hook(value, error)
-        finally:
-            self.running = False
-        self.go_on()
-
-    def returned(self, hook: object, value: Any = None, error: BaseException | None = None) -> None:
-        """A plain hook called by `apart` has ended; what one says that was given up counts no more."""
-        if self.hook is hook:
-            self._done(value, error)
-            self.go_on()
 
     def expired(self) -> None:
         """The alarm: act if something has run out by now, else set the alarm again."""
@@ -374,18 +259,18 @@ class Driver(Engine):
 
     def _stands_still(self) -> bool:
         """The engine stands still: True if the answer to its question is not there yet."""
-        if type(self.asked) in _HANDSHAKES:
+        if type(self.asked) in HANDSHAKES:
             return self._wait_for_client()
-        if self.asked is None:
+        if self.asked is None or self.events:
             return False  # it stood still for a hook, which has gone on
-        if self.answer is _NO_ANSWER:
+        if self.answer is NO_ANSWER:
             if self.waits is not DELAY:
                 self._wait_for(HOOK)
             return True
         if self.peeks and not self.eof and self.octets_wait():
             self.peeks = False
             return self._wait_for_client()
-        self._settle()
+        self._decide_asked()
         return False
 
     def _take_notes(self) -> None:
@@ -400,6 +285,29 @@ class Driver(Engine):
             looks_up = self.hook is not None and self.hook_name == "resolver"
             self.shutdown(now=self.stopping > 1 or self.waits is DELAY or looks_up)
 
+    def _heard(self) -> None:
+        """Octets, or their end: the wait for the client is over."""
+        clocks = self.clocks
+        if clocks.since:
+            if self.state is _DATA and self.transfer is not None:
+                self._charge(self.transfer)
+            clocks.since = 0.0
+
+    def _take(self, data: bytes) -> None:
+        self._heard()
+        if self.waits in _ENDING:
+            self._drain(data)
+        elif self.channel is not None:
+            self._take_encrypted(self.channel, data)
+            if self.channel.closed and self.state is _ARRIVED and self.hook is not None:
+                self.connection_lost()  # it has said goodbye to a server that has not greeted it
+        elif data:
+            self.receive_data(data)
+        else:
+            self.receive_eof()
+        if not data and self.waits is DELAY:  # the client has said all it will ever say
+            self._end_delay()
+
     def _has_ended(self) -> bool:
         """The engine is at its end: True if something has to be waited for yet."""
         if self.hook is not None:
@@ -408,31 +316,23 @@ class Driver(Engine):
             if self.hook_name != "on_close" and wanted and not reads_elsewhere:
                 self._give_up("closed")
             if self.hook is not None:
-                if self.waits is not PARTED:
-                    self._wait_for(HOOK)
+                self._wait_for(PARTED if self.waits is PARTED else HOOK)
                 return True
         self._finish()
-        return self.waits is PARTED or not self.noted
-
-    def _hook_has_enough(self, stream: MessageStream) -> bool:
-        """Nothing more of the message is read before its hook wants it."""
-        if self.hook is None or stream.reads or self.state is not _DATA:
-            return False
-        return stream.reader is None or stream.content is not None
-
-    def _hook_works(self) -> bool:
-        """A hook runs, and it is not its client that it waits for."""
-        stream = self.stream
-        return self.hook is not None and (stream is None or not (stream.reads or stream.reader is not None))
+        if self.waits is PARTED:
+            self._wait_for(PARTED)
+            return True
+        return not self.noted
 
     def _wait_for(self, wait: Wait) -> None:
         self.waits = wait
         self.alarm(self._waits[wait].due(self)[1])
 
-    def _settle(self) -> None:
+    def _decide_asked(self) -> None:
         """Give the engine the answer."""
         event, value = self.asked, self.answer
-        self.answer, self.peeks = _NO_ANSWER, False
+        assert event is not None  # noqa: S101 - the caller has looked
+        self.answer, self.peeks = NO_ANSWER, False
         name = self._questions[type(event)].hook
         try:
             if not (value is ACCEPT or isinstance(value, Reject)):
@@ -458,132 +358,17 @@ class Driver(Engine):
         if self.hook is None:
             self._finish()
 
-    # --- octets -----------------------------------------------------------------------------------
-
-    def _heard(self) -> None:
-        """Octets, or their end: the wait for the client is over."""
-        clocks = self.clocks
-        if clocks.since:
-            if self.state is _DATA and self.transfer is not None:
-                self._charge(self.transfer)
-            clocks.since = 0.0
-
-    def _take(self, data: bytes) -> None:
-        self._heard()
-        if self.waits in _ENDING:
-            self._drain(data)
-        elif self.channel is not None:
-            self._take_encrypted(self.channel, data)
-        elif data:
-            self.receive_data(data)
-        else:
-            self.receive_eof()
-        if not data and self.waits is DELAY:  # the client has said all it will ever say
-            self._end_delay()
-
-    def _hold(self) -> None:
-        if not (self.held or self.waits in _ENDING or self.eof):
-            self.held = True
-            self.hold()
-
-    def _release(self) -> None:
-        if self.held:
-            self.held = False
-            self.read_on()
-
-    def _flush(self) -> None:
-        """Send the replies that are ready."""
-        self.clocks.answered()
-        self._send(self.data_to_send())
-
-    def _flush_due(self) -> None:
-        """A hook is waited for: what was answered before it goes out."""
-        if self.out:
-            self._flush()
-
-    def _send(self, octets: bytes) -> None:
-        channel = self.channel
-        if channel is not None:
-            if octets:
-                channel.write(octets)
-            octets = channel.outgoing()
-        if octets and not self.lost:
-            self.send(octets)
-
-    def _peer_lost(self, error: BaseException | None) -> None:
-        """An error of the socket is worth an event where it costs a transaction or a handshake."""
-        stage = _STAGE_OF_LOSS.get(self.state)
-        if type(self.asked) in _HANDSHAKES:
-            error, stage = ConnectionError("lost in the TLS handshake"), "tls"
-        was_open = self.state is not _AT_END
-        self.connection_lost()
-        if error is None or not was_open:
-            return
-        if stage is not None:
-            self.server.report(error, stage, self.session)
-        else:
-            self.server.log.debug("%s: connection lost: %r", self.session.id, error)
-
-    # --- TLS --------------------------------------------------------------------------------------
-
-    def _begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> None:
-        """No reply to what goes wrong here, and no way back to plaintext (RFC 3207 §4.1)."""
-        self._flush_due()
-        self.channel = self.server.contexts.channel()
-        if isinstance(event, NeedsTLS) and event.data:
-            self._shake_hands(self.channel, event.data)
-
-    def _shake_hands(self, channel: TlsChannel, data: bytes) -> None:
-        error, done = None, False
-        if data:
-            channel.receive(data)
-        else:
-            channel.receive_eof()
-        try:
-            done = channel.handshake()
-        except (ssl.SSLError, ssl.CertificateError) as fault:
-            error = fault
-        self._send(b"")  # TLS's own alert, too
-        if error is not None:
-            self.connection_lost()
-            self.server.report(error, "tls", self.session)
-        elif done and type(self.asked) in _HANDSHAKES:
-            self.tls_established(channel.details())
-
-    def _take_encrypted(self, channel: TlsChannel, data: bytes) -> None:
-        if type(self.asked) in _HANDSHAKES:
-            self._shake_hands(channel, data)
-            return
-        if data:
-            channel.receive(data)
-        else:
-            channel.receive_eof()
-        if self.state is _ARRIVED:  # a client that talks too soon interrupts the hook
-            self._decrypt()
-        if not data and not self._decrypt():
-            self.receive_eof()
-        if channel.pending > READ_AHEAD:
-            self._hold()
-
-    def _decrypt(self) -> bool:
-        """Pass on what the TLS layer has ready; False when it needs more octets first."""
-        channel = self.channel
-        if channel is None or not self.wants_data or type(self.asked) in _HANDSHAKES:
-            return False
-        try:
-            plain = channel.read()
-        except ssl.SSLError as error:
-            self._peer_lost(error)
-            return True
-        if plain:
-            self.receive_data(plain)
-        elif channel.closed:
-            self.receive_eof()
-            if self.state is _ARRIVED and self.hook is not None:
-                self.connection_lost()
-        return bool(plain) or channel.closed
-
     # --- time -------------------------------------------------------------------------------------
+
+    def start_timer(self, kind: Any, seconds: float | None) -> None:
+        """A limit begins."""
+        if seconds is not None:
+            self.clocks.set(kind, seconds, self.clock())
+
+    def stop_timer(self, kind: Any, seconds: float | None) -> None:
+        """A limit ends."""
+        if seconds is not None:
+            self.clocks.set(kind, None, 0.0)
 
     def _wait_for_client(self) -> bool:
         """Wait for octets; False if the session's time is over already."""
@@ -649,200 +434,7 @@ class Driver(Engine):
     def _due_of_end(self) -> tuple[Any, float]:
         return None, self.ends
 
-    # --- hooks ------------------------------------------------------------------------------------
-
-    def ask_mail(self, address: Address) -> Accept | Pending:
-        """on_mail_from."""
-        hook = self.server.on_mail_from
-        return ACCEPT if hook is None else self.call("on_mail_from", hook, address, self.session)
-
-    def ask_rcpt(self, address: Address) -> Accept | Pending:
-        """on_rcpt_to."""
-        hook = self.server.on_rcpt_to
-        return ACCEPT if hook is None else self.call("on_rcpt_to", hook, address, self.session)
-
-    def call(self, name: str, hook: Callable[..., Any], *args: Any) -> Accept | Pending:
-        """Call a hook. ACCEPT if it was done at its first step with a plain yes; else PENDING.
-
-        After PENDING its answer comes, at once or later, by `_done`.
-        """
-        self.hook_name = name
-        if hook not in self.server.coroutine_hooks and not self.server.is_coroutine(hook):
-            self._call_plain(name, hook, args)
-            return PENDING
-        try:
-            running = hook(*args)
-            trap = running.send(None)
-        except StopIteration as done:
-            if done.value is None and name in _YES_IS_NONE and not self.noted:
-                return ACCEPT
-            self._done(done.value)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
-            self._done(error=error)
-        else:
-            self.hook = running
-            self._start_time()
-            piece = self._heed(trap)
-            if piece is not None:
-                self._step_hook(piece, None)
-        return PENDING
-
-    def _call_plain(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        server = self.server
-        if not server.coroutines:
-            call = self.hook = partial(_plain_result, name, hook, args)
-            self.in_thread = True
-            self._start_time()
-            self.apart(call)
-        elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:
-            self.in_thread = True
-            self._begin(self.apart(partial(_without_stop_iteration, hook, args)))
-        else:
-            try:
-                result = _without_stop_iteration(hook, args)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # noqa: BLE001 - as in `call`
-                self._done(error=error)
-                return
-            if inspect.isawaitable(result):
-                self._begin(_awaiting(result))
-            else:
-                self._done(result)
-
-    def _begin(self, running: Coroutine[Any, Any, Any]) -> None:
-        self.hook = running
-        self._start_time()
-        self._step_hook(None, None)
-
-    def _start_time(self) -> None:
-        if not self.timed and self.hook_name != "resolver":
-            return
-        options, now = self.server.options, self.clock()
-        self.hook_ends = now + (options.hook_timeout or NEVER)
-        if self.hook_name == "resolver":
-            lookup_ends = now + (options.reverse_lookup_timeout or NEVER)
-            self.hook_ends = min(self.hook_ends, self.clocks.phase_ends, lookup_ends)
-
-    def _step_hook(self, value: Any, error: BaseException | None) -> None:
-        """Let a coroutine hook go on until it is done or has to wait."""
-        running = self.hook
-        while True:
-            try:
-                trap = running.send(value) if error is None else running.throw(error)
-            except StopIteration as done:
-                self._done(done.value)
-                return
-            except KeyboardInterrupt:
-                raise
-            except BaseException as fault:  # noqa: BLE001 - as in `call`
-                self._done(error=fault)
-                return
-            value, error = self._heed(trap), None
-            if value is None:
-                return
-
-    def _heed(self, trap: Any) -> bytes | None:
-        """See to what a coroutine hook waits for; the piece of its message that it can go on with."""
-        if trap is not PULL:
-            self._flush_due()
-            self.suspend(trap)
-            return None
-        stream = self.stream
-        if stream is None:  # on_data has been answered for
-            return b""
-        piece = stream.next_piece()
-        if piece is None:
-            stream.reads = True
-            if self.timed:
-                self.hook_ends -= self.clock()
-        return piece
-
-    def _stop_reading(self, stream: MessageStream) -> None:
-        stream.reads = False
-        if self.timed:
-            self.hook_ends += self.clock()
-
-    def _give_up(self, why: str) -> None:
-        """The hook that runs has no say any more. Once it has ended, the session goes on."""
-        if self.given_up is not None:
-            return
-        stream = self.stream
-        if stream is not None:
-            with self.server.verdicts:
-                if stream.claimed and why == "timeout":
-                    self.hook_ends = NEVER  # its message is being stored: what it says will count
-                    return
-                stream.given_up = True
-            stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
-            stream.wake_reader()
-        self.given_up = why
-        if self.in_thread and why == "timeout" and self.hook_name != "resolver":
-            # The thread may go on with the session it was given; it must not see what comes after.
-            self.session = self.server.exchange(self.session)
-        self.cancel_hook()
-
-    def claim(self, stream: MessageStream) -> bool:
-        """See `MessageStream.claim`."""
-        with self.server.verdicts:
-            if stream.given_up or stream.aborted is not None or stream.ended:
-                return False
-            stream.claimed = True
-            return True
-
-    def _done(self, value: Any = None, error: BaseException | None = None) -> None:
-        """A hook has returned, or raised."""
-        name, ran = self.hook_name, self.hook is not None
-        if ran:
-            self.hook, self.in_thread, self.hook_ends = None, False, NEVER
-            self.clocks.since = 0.0
-            if self.hook_ended(error):
-                self.lost = self.noted = True
-        if error is not None or self.given_up is not None or self.lost:
-            value = self._instead(name, value, error, ran=ran)
-        if name == "on_data":
-            self._message_done(value)
-        elif name == "resolver":
-            self._named(value)
-        elif name == "on_close":
-            self._over()
-        else:
-            self.answer = value
-
-    def _instead(self, name: str, value: Any, error: BaseException | None, *, ran: bool) -> Any:
-        """What counts for a hook that failed, was given up, or whose client is gone."""
-        why, self.given_up = self.given_up, None
-        lost = self.lost and ran
-        if name == "resolver":
-            return error if why is None else TimeoutError("the look-up was given up")
-        if why == "timeout":
-            self.server.report(TimeoutError(f"{name} took longer than hook_timeout"), "hook", self.session)
-        elif why is None and not lost:
-            return value if error is None else self._failed(name, error)
-        return failure(name)
-
-    def _failed(self, name: str, error: BaseException) -> Reject:
-        reject = reject_within(error)
-        if reject is not None:
-            return reject
-        stream = self.stream
-        if not (isinstance(error, StreamAborted) and stream is not None and stream.aborted is not None):
-            self.server.report(error, "hook", self.session)
-        return failure(name)
-
     # --- what else the engine asks and tells ------------------------------------------------------
-
-    def start_timer(self, kind: Any, seconds: float | None) -> None:
-        """A limit begins."""
-        if seconds is not None:
-            self.clocks.set(kind, seconds, self.clock())
-
-    def stop_timer(self, kind: Any, seconds: float | None) -> None:
-        """A limit ends."""
-        if seconds is not None:
-            self.clocks.set(kind, None, 0.0)
 
     def put(self, event: Event) -> bool:
         """Any event but the frequent questions; False: the engine stands still."""
@@ -866,10 +458,6 @@ class Driver(Engine):
     def _note_tls(self, event: NeedsTLS | NeedsStartTLS) -> bool:
         self._begin_handshake(event)
         return self.asked is not event
-
-    def _note_timer(self, event: TimerChanged) -> bool:
-        self.clocks.set(event.kind, event.seconds, self.clock())
-        return True
 
     def _note_client(self, event: ClientConnected) -> bool:
         self.server.connected(event.session)
@@ -912,7 +500,8 @@ class Driver(Engine):
         else:
             self.call("resolver", self.server.resolve, ip)
 
-    def _named(self, result: Any) -> None:
+    def named(self, result: Any) -> None:
+        """The look-up has ended."""
         if type(self.asked) is not ConnectRequested:
             return
         name = self.server.checked_name(self.session.remote_address, result)
@@ -928,107 +517,13 @@ class Driver(Engine):
         self.peeks = self.state is _ARRIVED
         self._ask(name, *args)
 
-    # --- the message ------------------------------------------------------------------------------
-
-    def message_begun(self, message: IncomingMessage) -> bool:
-        """on_data; False: nothing is read before it reads."""
-        self.clocks.begin_message()
-        server = self.server
-        hook, self.result = server.on_data, ACCEPT
-        if hook is None:
-            return True
-        self.result = _NO_ANSWER
-        kind = AsyncStream if hook in server.coroutine_hooks or server.is_coroutine(hook) else Stream
-        stream = self.stream = kind(self, message)
-        self.call("on_data", hook, stream, self.session)
-        return self.hook is None or stream.reads
-
-    def message_content(self, content: bytes, message: IncomingMessage) -> bool:
-        """A piece for on_data; False: it has to ask for it yet."""
-        stream = self.stream
-        if stream is None:
-            return True
-        if stream.reads:
-            if message.complete and message.refusal is None:
-                stream.at_end = True
-            self._give(stream, content)
-            return True
-        stream.content = content
-        stream.wake_reader()
-        return False
-
-    def message_ended(self, message: IncomingMessage) -> Accept | Pending:
-        """The end of the message: what on_data has said, or will say."""
-        stream = self.stream
-        if stream is not None:
-            if stream.reads:
-                self._give(stream, b"")
-            if self.hook is not None:
-                stream.wake_reader()
-                return PENDING
-        if self.result is ACCEPT and message.refusal is None and not self.noted:
-            return ACCEPT
-        self.answer = self.result
-        return PENDING
-
-    def _message_done(self, value: Any) -> None:
-        stream, self.stream = self.stream, None
-        self.result = ACCEPT if value is None else value
-        if stream is None:
-            return
-        stream.content, stream.reads, stream.ended, stream.at_end = None, False, True, False
-        stream.wake_reader()
-        if type(self.asked) is DataFinished:
-            self.answer = self.result
-
-    def _give(self, stream: MessageStream, piece: bytes) -> None:
-        self._stop_reading(stream)
-        self._step_hook(piece, None)
-
-    # --- reading for the hook, from another task or thread ----------------------------------------
-
-    def in_hook(self) -> bool:
-        """Whether it is the hook's own step that asks."""
-        return self.running and (not self.eager or self.own_step())
-
-    def begin_read(self, stream: MessageStream) -> None:
-        """Somebody but the hook's own step reads. Raises RuntimeError out of turn."""
-        stream.check_turn(self.stream)
-        stream.reader = _nobody
-        if self.timed:
-            self.hook_ends -= self.clock()
-
-    def try_read(self, stream: MessageStream) -> bytes | None:
-        """The piece, None if it has not come yet; raises if it never will."""
-        piece = self._piece_for(stream)
-        if piece is None:
-            self.go_on()
-            piece = self._piece_for(stream)
-        return piece
-
-    def _piece_for(self, stream: MessageStream) -> bytes | None:
-        if self.stream is not stream:
-            stream.check(b"")
-            raise RuntimeError(TOO_LATE)
-        return stream.next_piece()
-
-    def end_read(self, stream: MessageStream) -> None:
-        """The piece is there, or nobody wants to wait for it any longer."""
-        if self.stream is not stream:
-            return
-        stream.reader = None
-        if self.hook is not None:
-            if self.timed:
-                self.hook_ends += self.clock()
-            self._wait_for(HOOK)
-
     # --- the end ----------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         """All is decided. Come closer to the end: send what is left, let the client read it, part."""
         if self.waits not in _ENDING:
             self.waits, self.ends = Wait.LAST_REPLY, self.clock() + LAST_WORDS
-            self.answer = _NO_ANSWER
+            self.answer = NO_ANSWER
             if not self._say_last():
                 self._part()
                 return
@@ -1075,11 +570,12 @@ class Driver(Engine):
         self.server.closed(self.session, self.reason, counted=self.counted)
         hook = self.server.on_close
         if hook is None:
-            self._over()
+            self.over()
         else:
             self.call("on_close", hook, self.session)
 
-    def _over(self) -> None:
+    def over(self) -> None:
+        """on_close has ended: nothing is left."""
         self.server.gone(self)
         self.finished()
 
@@ -1111,33 +607,7 @@ class Driver(Engine):
     _notes: ClassVar[Mapping[type[Event], Callable[[Any, Any], bool]]] = {
         NeedsTLS: _note_tls,
         NeedsStartTLS: _note_tls,
-        TimerChanged: _note_timer,
         ClientConnected: _note_client,
         DataAborted: _note_abort,
         ConnectionClosed: _note_end,
     }
-
-
-def _nobody() -> None:
-    """Reads for the hook, and has not begun to wait."""
-
-
-def _without_stop_iteration(hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a plain hook. Its StopIteration would get lost on the way out of a coroutine or a thread."""
-    try:
-        return hook(*args)
-    except StopIteration as stop:
-        raise RuntimeError("the hook raised StopIteration") from stop
-
-
-def _plain_result(name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a hook in a runtime without coroutines."""
-    result = _without_stop_iteration(hook, args)
-    if inspect.iscoroutine(result):
-        result.close()
-        raise TypeError(f"{name} gave a coroutine; this runtime takes plain functions")
-    return result
-
-
-async def _awaiting(result: Awaitable[Any]) -> Any:
-    return await result

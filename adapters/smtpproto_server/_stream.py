@@ -136,6 +136,8 @@ class MessageStream:
         if content is not None:
             self.content = None
             return content
+        if self.message.has_bare_newline:  # the core will say so, after the content before it
+            self.abort("bare_newline")
         return b"" if self.aborted is not None or self.message.complete else None
 
     def check(self, piece: bytes) -> bytes:

@@ -189,6 +189,11 @@ class TlsChannel:
             raise self._fault
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    @property
+    def pending(self) -> int:
+        """Octets of ciphertext that wait to be read."""
+        return len(self._held) - self._at
+
     def write(self, data: bytes) -> None:
         """Encrypt `data` into `outgoing`. On a broken or closed channel it is dropped, and `read` raises."""
         if data:

@@ -27,7 +27,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter times than the real ones, for cases that need the last of them."""
     monkeypatch.setattr("smtpproto_server._server.GRACE", 0.6)
     monkeypatch.setattr("smtpproto_server._server.LAST_GRACE", 0.1)
-    monkeypatch.setattr("smtpproto_server._loop.LAST_WORDS", 0.4)
+    monkeypatch.setattr("smtpproto_server._driver.LAST_WORDS", 0.4)
 
 
 def close_in_time(server: Running) -> None:

@@ -191,7 +191,7 @@ def test_without_limits_a_client_may_take_its_time(runtime: Runtime) -> None:
 def test_a_client_that_reads_no_replies_runs_into_socket_timeout(
     runtime: Runtime, more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproto_server._loop.LAST_WORDS", SHORT)
+    monkeypatch.setattr("smtpproto_server._driver.LAST_WORDS", SHORT)
     options: dict[str, Any] = {**NEVER, "socket_timeout": SHORT}
     with running(runtime, **options) as server, narrow(server) as client:
         assert client.reply() == GREETING

@@ -1,0 +1,445 @@
+# A connection's hooks: how they are called, what they wait for, how they are given up, and the message
+# that on_data reads.
+#
+# A coroutine hook takes its first step where it is asked; done at once, it is a decision and nothing was
+# waited for. A plain hook may block, so a runtime calls it apart: in a thread, or on an empty stack.
+
+from __future__ import annotations
+
+import inspect
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from smtpproto import ACCEPT, PENDING, DataFinished, Reject, State
+from smtpproto_server._clocks import NEVER
+from smtpproto_server._hooks import failure, reject_within
+from smtpproto_server._octets import Octets
+from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream, Stream, StreamAborted
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from smtpproto import Accept, Address, IncomingMessage, Pending
+    from smtpproto_server._application import Application
+
+__all__ = ["NO_ANSWER", "Calls"]
+
+NO_ANSWER: Final[Any] = object()
+_DATA = State.DATA  # an enum's members are slow to find in CPython 3.11
+_YES_IS_NONE: Final = frozenset({"on_mail_from", "on_rcpt_to"})  # hooks that say no more than yes or no
+_MAY_BLOCK: Final = frozenset({"on_data", "resolver"})  # plain ones never run in an event loop
+
+
+class Calls(Octets):
+    """A connection that calls hooks, one at a time."""
+
+    __slots__ = (
+        "answer", "given_up", "hook", "hook_ends", "hook_name", "in_thread", "noted", "result", "running",
+        "stream", "timed",
+    )  # fmt: skip
+
+    eager: ClassVar[bool] = sys.version_info >= (3, 12)
+    """A task may take its first step within a hook's step: `own_step` is asked whose step it is."""
+
+    def __init__(self, server: Application, **facts: Any) -> None:
+        self.running: bool = False
+        """The engine or a hook is on the stack."""
+        self.noted: bool = False
+        """Something has come meanwhile, and is to be looked at before the engine goes on."""
+        self.hook: Any = None
+        """The one that runs: a coroutine, or the call that was handed to `apart`."""
+        self.hook_name: str = ""
+        self.hook_ends: float = NEVER
+        """When its time is over; while it waits for its message, the seconds it has left."""
+        self.timed: bool = server.options.hook_timeout is not None
+        self.in_thread: bool = False
+        """It runs in a thread, which cannot be ended."""
+        self.given_up: str | None = None
+        """Why the hook that runs has no say any more: "timeout", or "closed"."""
+        self.answer: Any = NO_ANSWER
+        """To the engine's open question."""
+        self.stream: MessageStream | None = None
+        """The message that on_data is reading."""
+        self.result: Any = ACCEPT
+        """What on_data said before the end of its message."""
+        super().__init__(server, **facts)
+
+    # --- what a runtime adds ----------------------------------------------------------------------
+
+    def suspend(self, trap: Any) -> None:
+        """A coroutine hook waits for this: await it in the connection's task, then call `resume`."""
+        raise NotImplementedError
+
+    def apart(self, call: Callable[[], Any]) -> Any:
+        """Call a plain hook where it may block.
+
+        With coroutines: return a coroutine that does. Without: call it on an empty stack, and then
+        `returned`.
+        """
+        raise NotImplementedError
+
+    def cancel_hook(self) -> None:
+        """Make the hook that runs end as soon as can be; it was given up."""
+        raise NotImplementedError
+
+    def hook_ended(self, error: BaseException | None) -> bool:  # noqa: ARG002 - for those who need it
+        """The hook has ended, with this error; True: somebody else has cancelled the connection."""
+        return False
+
+    def own_step(self) -> bool:
+        """Whether the task that runs now is the one in which the hook runs."""
+        return True
+
+    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
+        """The next piece, for a task that is not the hook's own."""
+        raise NotImplementedError
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The next piece, for a plain hook or whoever reads for it."""
+        raise NotImplementedError
+
+    # --- what the loop adds -----------------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """Run until something is awaited."""
+        raise NotImplementedError
+
+    def named(self, result: Any) -> None:
+        """The look-up has ended."""
+        raise NotImplementedError
+
+    def over(self) -> None:
+        """on_close has ended."""
+        raise NotImplementedError
+
+    # --- calling ----------------------------------------------------------------------------------
+
+    def ask_mail(self, address: Address) -> Accept | Pending:
+        """on_mail_from."""
+        hook = self.server.on_mail_from
+        return ACCEPT if hook is None else self.call("on_mail_from", hook, address, self.session)
+
+    def ask_rcpt(self, address: Address) -> Accept | Pending:
+        """on_rcpt_to."""
+        hook = self.server.on_rcpt_to
+        return ACCEPT if hook is None else self.call("on_rcpt_to", hook, address, self.session)
+
+    def call(self, name: str, hook: Callable[..., Any], *args: Any) -> Accept | Pending:
+        """Call a hook. ACCEPT if it was done at its first step with a plain yes; else PENDING.
+
+        After PENDING its answer comes, at once or later, by `_done`.
+        """
+        self.hook_name = name
+        if hook not in self.server.coroutine_hooks and not self.server.is_coroutine(hook):
+            self._call_plain(name, hook, args)
+            return PENDING
+        try:
+            running = hook(*args)
+            trap = running.send(None)
+        except StopIteration as done:
+            if done.value is None and name in _YES_IS_NONE and not self.noted:
+                return ACCEPT
+            self._done(done.value)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
+            self._done(error=error)
+        else:
+            self.hook = running
+            self._start_time()
+            piece = self._heed(trap)
+            if piece is not None:
+                self._step_hook(piece, None)
+        return PENDING
+
+    def _call_plain(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        server = self.server
+        if not server.coroutines:
+            call = self.hook = partial(_plain_result, name, hook, args)
+            self.in_thread = True
+            self._start_time()
+            self.apart(call)
+        elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:
+            self.in_thread = True
+            self._begin(self.apart(partial(_without_stop_iteration, hook, args)))
+        else:
+            try:
+                result = _without_stop_iteration(hook, args)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as in `call`
+                self._done(error=error)
+                return
+            if inspect.isawaitable(result):
+                self._begin(_awaiting(result))
+            else:
+                self._done(result)
+
+    def _begin(self, running: Coroutine[Any, Any, Any]) -> None:
+        self.hook = running
+        self._start_time()
+        self._step_hook(None, None)
+
+    def _start_time(self) -> None:
+        if not self.timed and self.hook_name != "resolver":
+            return
+        options, now = self.server.options, self.clock()
+        self.hook_ends = now + (options.hook_timeout or NEVER)
+        if self.hook_name == "resolver":
+            lookup_ends = now + (options.reverse_lookup_timeout or NEVER)
+            self.hook_ends = min(self.hook_ends, self.clocks.phase_ends, lookup_ends)
+
+    def _step_hook(self, value: Any, error: BaseException | None) -> None:
+        """Let a coroutine hook go on until it is done or has to wait."""
+        running = self.hook
+        while True:
+            try:
+                trap = running.send(value) if error is None else running.throw(error)
+            except StopIteration as done:
+                self._done(done.value)
+                return
+            except KeyboardInterrupt:
+                raise
+            except BaseException as fault:  # noqa: BLE001 - as in `call`
+                self._done(error=fault)
+                return
+            value, error = self._heed(trap), None
+            if value is None:
+                return
+
+    def _heed(self, trap: Any) -> bytes | None:
+        """See to what a coroutine hook waits for; the piece of its message that it can go on with."""
+        if trap is not PULL:
+            self._flush_due()
+            self.suspend(trap)
+            return None
+        stream = self.stream
+        if stream is None:  # on_data has been answered for
+            return b""
+        piece = stream.next_piece()
+        if piece is None:
+            stream.reads = True
+            if self.timed:
+                self.hook_ends -= self.clock()
+        return piece
+
+    def _stop_reading(self, stream: MessageStream) -> None:
+        stream.reads = False
+        if self.timed:
+            self.hook_ends += self.clock()
+
+    def resume(self, value: Any = None, error: BaseException | None = None) -> None:
+        """What a coroutine hook waited for has come, or it is to be raised this."""
+        self.running = True
+        try:
+            if self.stream is not None and self.stream.reads:
+                self._stop_reading(self.stream)
+            self._step_hook(value, error)
+        finally:
+            self.running = False
+        self.go_on()
+
+    def returned(self, hook: object, value: Any = None, error: BaseException | None = None) -> None:
+        """A plain hook called by `apart` has ended; what one says that was given up counts no more."""
+        if self.hook is hook:
+            self._done(value, error)
+            self.go_on()
+
+    # --- how a hook ends --------------------------------------------------------------------------
+
+    def _give_up(self, why: str) -> None:
+        """The hook that runs has no say any more. Once it has ended, the session goes on."""
+        if self.given_up is not None:
+            return
+        stream = self.stream
+        if stream is not None:
+            with self.server.verdicts:
+                if stream.claimed and why == "timeout":
+                    self.hook_ends = NEVER  # its message is being stored: what it says will count
+                    return
+                stream.given_up = True
+            stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
+            stream.wake_reader()
+        self.given_up = why
+        if self.in_thread and why == "timeout" and self.hook_name != "resolver":
+            # The thread may go on with the session it was given; it must not see what comes after.
+            self.session = self.server.exchange(self.session)
+        self.cancel_hook()
+
+    def claim(self, stream: MessageStream) -> bool:
+        """See `MessageStream.claim`."""
+        with self.server.verdicts:
+            if stream.given_up or stream.aborted is not None or stream.ended:
+                return False
+            stream.claimed = True
+            return True
+
+    def _done(self, value: Any = None, error: BaseException | None = None) -> None:
+        """A hook has returned, or raised."""
+        name, ran = self.hook_name, self.hook is not None
+        if ran:
+            self.hook, self.in_thread, self.hook_ends = None, False, NEVER
+            self.clocks.since = 0.0
+            if self.hook_ended(error):
+                self.lost = self.noted = True
+        if error is not None or self.given_up is not None or self.lost:
+            value = self._instead(name, value, error, ran=ran)
+        if name == "on_data":
+            self._message_done(value)
+        elif name == "resolver":
+            self.named(value)
+        elif name == "on_close":
+            self.over()
+        else:
+            self.answer = value
+
+    def _instead(self, name: str, value: Any, error: BaseException | None, *, ran: bool) -> Any:
+        """What counts for a hook that failed, was given up, or whose client is gone."""
+        why, self.given_up = self.given_up, None
+        lost = self.lost and ran
+        if name == "resolver":
+            return error if why is None else TimeoutError("the look-up was given up")
+        if why == "timeout":
+            self.server.report(TimeoutError(f"{name} took longer than hook_timeout"), "hook", self.session)
+        elif why is None and not lost:
+            return value if error is None else self._failed(name, error)
+        return failure(name)
+
+    def _failed(self, name: str, error: BaseException) -> Reject:
+        reject = reject_within(error)
+        if reject is not None:
+            return reject
+        stream = self.stream
+        if not (isinstance(error, StreamAborted) and stream is not None and stream.aborted is not None):
+            self.server.report(error, "hook", self.session)
+        return failure(name)
+
+    def _hook_works(self) -> bool:
+        """A hook runs, and it is not its client that it waits for."""
+        stream = self.stream
+        return self.hook is not None and (stream is None or not (stream.reads or stream.reader is not None))
+
+    # --- the message ------------------------------------------------------------------------------
+
+    def message_begun(self, message: IncomingMessage) -> bool:
+        """on_data; False: nothing is read before it reads."""
+        self.clocks.begin_message()
+        server = self.server
+        hook, self.result = server.on_data, ACCEPT
+        if hook is None:
+            return True
+        self.result = NO_ANSWER
+        kind = AsyncStream if hook in server.coroutine_hooks or server.is_coroutine(hook) else Stream
+        stream = self.stream = kind(self, message)
+        self.call("on_data", hook, stream, self.session)
+        return self.hook is None or stream.reads
+
+    def message_content(self, content: bytes, message: IncomingMessage) -> bool:
+        """A piece for on_data; False: it has to ask for it yet."""
+        stream = self.stream
+        if stream is None:
+            return True
+        if stream.reads:
+            if message.complete and message.refusal is None:
+                stream.at_end = True
+            self._give(stream, content)
+            return True
+        stream.content = content
+        stream.wake_reader()
+        return False
+
+    def message_ended(self, message: IncomingMessage) -> Accept | Pending:
+        """The end of the message: what on_data has said, or will say."""
+        stream = self.stream
+        if stream is not None:
+            if stream.reads:
+                self._give(stream, b"")
+            if self.hook is not None:
+                stream.wake_reader()
+                return PENDING
+        if self.result is ACCEPT and not self.noted:
+            return ACCEPT
+        self.answer = self.result
+        return PENDING
+
+    def _message_done(self, value: Any) -> None:
+        stream, self.stream = self.stream, None
+        self.result = ACCEPT if value is None else value
+        if stream is None:
+            return
+        stream.content, stream.reads, stream.ended, stream.at_end = None, False, True, False
+        stream.wake_reader()
+        if type(self.asked) is DataFinished and not self.events:
+            self.answer = self.result
+
+    def _give(self, stream: MessageStream, piece: bytes) -> None:
+        self._stop_reading(stream)
+        self._step_hook(piece, None)
+
+    def _hook_has_enough(self, stream: MessageStream) -> bool:
+        """Nothing more of the message is read before its hook wants it."""
+        if self.hook is None or stream.reads or self.state is not _DATA:
+            return False
+        return stream.reader is None or stream.content is not None
+
+    # --- reading for the hook, from another task or thread ----------------------------------------
+
+    def in_hook(self) -> bool:
+        """Whether it is the hook's own step that asks."""
+        return self.running and (not self.eager or self.own_step())
+
+    def begin_read(self, stream: MessageStream) -> None:
+        """Somebody but the hook's own step reads. Raises RuntimeError out of turn."""
+        stream.check_turn(self.stream)
+        stream.reader = _nobody
+        if self.timed:
+            self.hook_ends -= self.clock()
+
+    def try_read(self, stream: MessageStream) -> bytes | None:
+        """The piece, None if it has not come yet; raises if it never will."""
+        piece = self._piece_for(stream)
+        if piece is None:
+            self.go_on()
+            piece = self._piece_for(stream)
+        return piece
+
+    def _piece_for(self, stream: MessageStream) -> bytes | None:
+        if self.stream is not stream:
+            stream.check(b"")
+            raise RuntimeError(TOO_LATE)
+        return stream.next_piece()
+
+    def end_read(self, stream: MessageStream) -> None:
+        """The piece is there, or nobody wants to wait for it any longer."""
+        if self.stream is not stream:
+            return
+        stream.reader = None
+        if self.timed and self.hook is not None:
+            self.hook_ends += self.clock()
+        self.go_on()
+
+
+def _nobody() -> None:
+    """Reads for the hook, and has not begun to wait."""
+
+
+def _without_stop_iteration(hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a plain hook. Its StopIteration would get lost on the way out of a coroutine or a thread."""
+    try:
+        return hook(*args)
+    except StopIteration as stop:
+        raise RuntimeError("the hook raised StopIteration") from stop
+
+
+def _plain_result(name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a hook in a runtime without coroutines."""
+    result = _without_stop_iteration(hook, args)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(f"{name} gave a coroutine; this runtime takes plain functions")
+    return result
+
+
+async def _awaiting(result: Awaitable[Any]) -> Any:
+    return await result

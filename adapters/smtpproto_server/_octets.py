@@ -1,0 +1,172 @@
+# A connection's octets: what is sent and received, in the clear or through TLS.
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+from smtpproto import Engine, NeedsStartTLS, NeedsTLS, State
+from smtpproto_server._clocks import Clocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from smtpproto_server._application import Application
+    from smtpproto_server._tls import TlsChannel
+
+__all__ = ["HANDSHAKES", "Octets"]
+
+READ_AHEAD: Final = 64 * 1024  # octets of ciphertext that may wait before the socket is left alone
+HANDSHAKES: Final = (NeedsTLS, NeedsStartTLS)
+
+_ARRIVED, _AT_END = State.ARRIVED, State.CLOSED  # an enum's members are slow to find in CPython 3.11
+_STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA: "stream"}
+
+
+class Octets(Engine):
+    """The engine of a connection, with what carries its octets."""
+
+    __slots__ = ("channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
+
+    def __init__(self, server: Application, *, clock: Callable[[], float], **facts: Any) -> None:
+        self.server: Application = server
+        self.clock: Callable[[], float] = clock
+        self.clocks: Clocks = Clocks(server.options)
+        self.channel: TlsChannel | None = None
+        self.full: bool = False
+        """Not all that was sent has gone; `room` will be called."""
+        self.held: bool = False
+        """`hold` was called: no more octets come before `read_on`."""
+        self.lost: bool = False
+        """The client can neither be read from nor written to any more."""
+        self.fault: BaseException | None = None
+        """What the socket died of, if that is known."""
+        super().__init__(server.options, **facts)
+
+    # --- what a runtime adds ----------------------------------------------------------------------
+
+    def send(self, octets: bytes) -> None:
+        """Send to the client; set `full` if not all has gone, and call `room` when it has."""
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        """Read no more octets before `read_on`."""
+
+    def read_on(self) -> None:
+        """Read octets again."""
+
+    def octets_wait(self) -> bool:
+        """Whether the socket has octets that were not received yet."""
+        return False
+
+    def end_output(self) -> None:
+        """Shut the sending side down after all that was sent."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Close the socket."""
+        raise NotImplementedError
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Send the replies that are ready."""
+        self.clocks.answered()
+        self._send(self.data_to_send())
+
+    def _flush_due(self) -> None:
+        """A hook is waited for: what was answered before it goes out."""
+        if self.out:
+            self._flush()
+
+    def _send(self, octets: bytes) -> None:
+        channel = self.channel
+        if channel is not None:
+            if octets:
+                channel.write(octets)
+            octets = channel.outgoing()
+        if octets and not self.lost:
+            self.send(octets)
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        if not (self.held or self.eof or self.state is _AT_END):
+            self.held = True
+            self.hold()
+
+    def _release(self) -> None:
+        if self.held:
+            self.held = False
+            self.read_on()
+
+    def _peer_lost(self, error: BaseException | None) -> None:
+        """An error of the socket is worth an event where it costs a transaction or a handshake."""
+        stage = _STAGE_OF_LOSS.get(self.state)
+        if type(self.asked) in HANDSHAKES:
+            error, stage = ConnectionError("lost in the TLS handshake"), "tls"
+        was_open = self.state is not _AT_END
+        self.connection_lost()
+        if error is None or not was_open:
+            return
+        if stage is not None:
+            self.server.report(error, stage, self.session)
+        else:
+            self.server.log.debug("%s: connection lost: %r", self.session.id, error)
+
+    # --- TLS --------------------------------------------------------------------------------------
+
+    def _begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> None:
+        """No reply to what goes wrong here, and no way back to plaintext (RFC 3207 §4.1)."""
+        self._flush_due()
+        self.channel = self.server.contexts.channel()
+        if isinstance(event, NeedsTLS) and event.data:
+            self._shake_hands(self.channel, event.data)
+
+    def _shake_hands(self, channel: TlsChannel, data: bytes) -> None:
+        error, done = None, False
+        if data:
+            channel.receive(data)
+        else:
+            channel.receive_eof()
+        try:
+            done = channel.handshake()
+        except (ssl.SSLError, ssl.CertificateError) as fault:
+            error = fault
+        self._send(b"")  # TLS's own alert, too
+        if error is not None:
+            self.connection_lost()
+            self.server.report(error, "tls", self.session)
+        elif done and type(self.asked) in HANDSHAKES:
+            self.tls_established(channel.details())
+
+    def _take_encrypted(self, channel: TlsChannel, data: bytes) -> None:
+        if type(self.asked) in HANDSHAKES:
+            self._shake_hands(channel, data)
+            return
+        if data:
+            channel.receive(data)
+        else:
+            channel.receive_eof()
+        if self.state is _ARRIVED:  # a client that talks too soon interrupts the hook
+            self._decrypt()
+        if not data and not self._decrypt():
+            self.receive_eof()
+        if channel.pending > READ_AHEAD:
+            self._hold()
+
+    def _decrypt(self) -> bool:
+        """Pass on what the TLS layer has ready; False when it needs more octets first."""
+        channel = self.channel
+        if channel is None or not self.wants_data or type(self.asked) in HANDSHAKES:
+            return False
+        try:
+            plain = channel.read()
+        except ssl.SSLError as error:
+            self._peer_lost(error)
+            return True
+        if plain:
+            self.receive_data(plain)
+        elif channel.closed:
+            self.receive_eof()
+        return bool(plain) or channel.closed
