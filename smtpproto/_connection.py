@@ -67,14 +67,13 @@ class Connection(Engine):
 
     def next_event(self) -> Event | Signal:
         """The next event, or the Signal that says why there is none."""
-        open_before = None if self.events else self.asked
+        if self.asked is not None and not self.events:
+            return PAUSED
         signal = self.advance()
-        event = self._event
-        if event is not None:
-            self._event = None
-            return event
-        asked = self.asked
-        return signal if asked is None or asked is open_before else asked
+        if signal is not PAUSED:
+            return signal
+        event, self._event = self._event, None
+        return event or self.asked or PAUSED  # what was put, or the question that a method asked
 
     # --- the questions become events ---------------------------------------------------------------
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from smtpproto import _catalogue as say
 from smtpproto._address import MAX_MAILBOX, PLAIN_MAILBOX, Address
@@ -57,10 +57,11 @@ __all__ = ["OPTIONAL_QUESTIONS", "PENDING", "Engine", "Pending"]
 
 # Replies that may pile up before they should be sent, when a peer sends many commands at once.
 MANY_REPLIES: Final = 64
+NO_LIMIT: Final = 1 << 29
 MIN_ENTROPY: Final = 16  # octets: a challenge has 128 bits
 # An enum's members are slow to find in CPython 3.11.
 NEED_DATA, PAUSED, SEND, CLOSED = Signal.NEED_DATA, Signal.PAUSED, Signal.SEND, Signal.CLOSED
-READY, IN_RCPT, IN_DATA, IN_PROXY, AT_END = State.READY, State.RCPT, State.DATA, State.PROXY, State.CLOSED
+READY, IN_RCPT, IN_DATA, AT_END = State.READY, State.RCPT, State.DATA, State.CLOSED
 
 OPTIONAL_QUESTIONS: Final[frozenset[type[Event]]] = frozenset({
     HelloReceived, DataRequested, VerifyRequested, ExpandRequested, HelpRequested, CommandReceived,
@@ -144,7 +145,7 @@ class Engine(Core):
             started=started,
             verbs=verbs_without(absent),
         )
-        self.max_recipients: float = float("inf") if most is None else most
+        self.max_recipients: int = NO_LIMIT if most is None else most
         shortest = min(options.max_line_length, options.max_auth_line_length)
         self.reads_plain: bool = shortest >= LONGEST_PLAIN_LINE and not absent & PLAIN_VERBS
         self.undisturbed: bool = False
@@ -247,88 +248,89 @@ class Engine(Core):
     def advance(self) -> Signal:
         """Read on until something is awaited, and say what."""
         while True:
-            signal = self._read_plain_lines() if self._may_read_plain() else None
+            signal = self._read_plain_lines() if self.state in _PLAIN_LINES_IN else None
             if signal is None:
                 signal = self._step()
             if signal is not None:
-                self.undisturbed = False
                 return signal
 
-    def _may_read_plain(self) -> bool:
-        """Whether nothing is open or due, so that all a plain line needs is its own rule.
+    def _read_plain_lines(self) -> Signal | None:  # noqa: C901, PLR0911, PLR0912 - the one loop that is to be fast
+        """Read plain lines as long as they come and are in order; the signal if something is awaited then.
 
-        This holds until something that is no plain line has been done, here or from outside: every
-        call from outside takes `undisturbed` back, also one that a question's method makes.
+        Nothing may be open or due. This holds until something that is no plain line has been done,
+        here or from outside: every call from outside takes `undisturbed` back, also one that is made
+        by what is asked here.
         """
+        buffer, out, asks = self.buffer, self.out, self.asks
         self.undisturbed = (
-            self.state in _PLAIN_LINES_IN
-            and self.asked is None
+            self.asked is None
             and not self.events
             and self.reads_plain
-            and self.buffer.begun is None
-            and not (self.out and (self.flush or len(self.out) >= MANY_REPLIES))
-            and not (self.draining or self.overdue)
+            and buffer.begun is None
+            and not (out and (self.flush or len(out) >= MANY_REPLIES))
             and not (self.guarded and self._lacks_something())
         )
-        return self.undisturbed
-
-    def _lacks_something(self) -> bool:
-        """Whether the session still has to log in or to begin TLS."""
-        return self.needs_login() or (self.options.needs_upgrade and not self.session.secure)
-
-    def _read_plain_lines(self) -> Signal | None:
-        """Read plain lines as long as they come and are in order; PAUSED if one is to be waited for."""
-        buffer, out = self.buffer, self.out
-        while (match := PLAIN_LINE(buffer.chunk, buffer.at)) is not None:
-            kind = match.lastindex
+        while self.undisturbed:
+            chunk, at = buffer.chunk, buffer.at
+            if at == len(chunk):
+                return NEED_DATA if self._is_used_up() else None
+            match = PLAIN_LINE(chunk, at)
+            if match is None:
+                return None
+            kind, state = match.lastindex, self.state
             if kind == RCPT_LINE:
-                recipients = self.session.envelope.rcpt_to
-                mailbox = match[RCPT_LINE]
-                if (
-                    self.state is READY
-                    or len(recipients) >= self.max_recipients
-                    or len(mailbox) > MAX_MAILBOX
-                ):
+                mailbox, recipients = match[RCPT_LINE], self.session.envelope.rcpt_to
+                if state is READY or len(mailbox) > MAX_MAILBOX or len(recipients) >= self.max_recipients:
                     return None
                 buffer.at, self.flush = match.end(), False
                 address = Address(mailbox.decode())
                 accepted = self.ask_rcpt(address) is ACCEPT
-                if not (accepted and self.undisturbed):
-                    return self._settle(RcptRequested(address, self.session), accepted=accepted)
+                if self.state is AT_END:
+                    return None
+                if not accepted:
+                    self.asked = RcptRequested(address, self.session)
+                    return PAUSED
                 recipient_accepted(self, address)
             elif kind == MAIL_LINE:
                 mailbox = match[MAIL_LINE]
-                if self.state is not READY or self.connect_due or len(mailbox) > MAX_MAILBOX:
+                if state is not READY or len(mailbox) > MAX_MAILBOX or self.connect_due:
                     return None
                 buffer.at, self.flush = match.end(), False
                 address = Address(mailbox.decode())
                 accepted = self.ask_mail(address) is ACCEPT
-                if not (accepted and self.undisturbed):
-                    return self._settle(MailRequested(address, self.session), accepted=accepted)
+                if self.state is AT_END:
+                    return None
+                if not accepted:
+                    self.asked = MailRequested(address, self.session)
+                    return PAUSED
                 sender_accepted(self, address)
             elif kind == DATA_LINE:
-                if self.state is not IN_RCPT or DataRequested in self.asks:
+                if state is not IN_RCPT or DataRequested in asks:
                     return None
                 buffer.at, self.flush = match.end(), True
-                return None if self.message_begun(begin_message(self)) else PAUSED
+                if not self.message_begun(begin_message(self)):
+                    return PAUSED
+                return NEED_DATA if self.undisturbed and self._is_used_up() else None
             else:
+                if TransactionReset in asks:
+                    return None
                 buffer.at, self.flush = match.end(), False
                 reset(self)
-                if self.events:
-                    return None
             if len(out) >= MANY_REPLIES:
                 return None
         return None
 
-    def _settle(self, event: Event, *, accepted: bool) -> Signal | None:
-        """What was asked by a method: it is decided, or stands open, or the connection was closed then."""
-        if self.state is AT_END:
-            return None
-        if not accepted:
-            self.asked = event
-            return PAUSED
-        ACCEPTED[type(event)](self, event)
-        return None
+    def _is_used_up(self) -> bool:
+        """Whether all input was looked at, and more may come; what was used up is let go then."""
+        buffer = self.buffer
+        if self.eof or buffer.later is not None or buffer.at < len(buffer.chunk):
+            return False
+        buffer.chunk, buffer.at = b"", 0
+        return True
+
+    def _lacks_something(self) -> bool:
+        """Whether the session still has to log in or to begin TLS."""
+        return self.needs_login() or (self.options.needs_upgrade and not self.session.secure)
 
     def _step(self) -> Signal | None:
         """Do one thing of any kind; the signal if there is nothing to do now."""
@@ -338,29 +340,13 @@ class Engine(Core):
             return PAUSED
         if (self.draining or self.overdue) and _end_is_due(self):
             return None
-        out, state = self.out, self.state
-        if out and (self.flush or len(out) >= MANY_REPLIES) and len(self.buffer):
+        if self.out and (self.flush or len(self.out) >= MANY_REPLIES) and len(self.buffer):
             self.flush = False
             return SEND
-        if state is IN_DATA and self.transfer is not None:
-            go_on = self._read_message(self.transfer)
-            if go_on is not None:
-                return None if go_on else PAUSED
-        elif state in _COMMAND_AWAITED:
-            if read_command(self):
-                return None
-        elif state is IN_PROXY:
-            if read_proxy(self):
-                return None
-        else:
-            return CLOSED if state is AT_END else NEED_DATA
-        if not self.eof:
-            return NEED_DATA
-        self.close("eof")
-        return None
+        return self._read()
 
     def _hand_out(self, event: Event) -> bool:
-        """Hand out what was due; False if it is to be waited for."""
+        """Hand out what was due; False if the subclass wants to be waited for."""
         if self.state is AT_END:
             return self.put(event)
         if type(event) is DataStarted:
@@ -368,30 +354,44 @@ class Engine(Core):
         ask = _ASKED_BY_METHOD.get(type(event))
         if ask is None:
             return self.put(event)
-        accepted = ask(self, event) is ACCEPT
-        if accepted and self.asked is event:
+        if ask(self, event) is ACCEPT and self.asked is event:
             self.asked = None
             ACCEPTED[type(event)](self, event)
         return True
 
-    def _read_message(self, message: IncomingMessage) -> bool | None:
-        """Hand out the next piece, and ask when it was the last; False: wait, None: there is no piece."""
+    def _read(self) -> Signal | None:
+        """Read what comes next; the signal if there is nothing, or if the subclass wants to be waited for."""
+        if self.transfer is not None:
+            signal = self._read_message(self.transfer)
+        elif (read := _READERS.get(self.state)) is not None:
+            signal = None if read(self) else NEED_DATA
+        else:
+            return CLOSED if self.state is AT_END else NEED_DATA
+        if signal is NEED_DATA and self.eof:
+            self.close("eof")
+            return None
+        return signal
+
+    def _read_message(self, message: IncomingMessage) -> Signal | None:
+        """Hand out the next piece, and ask when it was the last."""
         had_bare_newline = message.has_bare_newline
         content = message.read(self.buffer)
         if content is None:
-            return None
+            return NEED_DATA
         if message.has_bare_newline and not had_bare_newline:
             self.tell(DataAborted("bare_newline"))  # handed out after the content before it
         go_on = not content or self.message_content(content, message)
-        if not message.complete or self.transfer is not message:
-            return go_on
-        if not go_on or self.events:
-            self.ask(finished(message))
-        elif self.message_ended(message) is not ACCEPT:
-            return self._settle(finished(message), accepted=False) is None
-        elif self.transfer is message:
-            message_accepted(self, message)
-        return go_on
+        if message.complete and self.transfer is message:
+            if not go_on or self.events:
+                self.ask(finished(message))
+            else:
+                accepted = self.message_ended(message) is ACCEPT
+                if self.transfer is message and accepted:
+                    message_accepted(self, message)
+                elif self.transfer is message:
+                    self.asked = finished(message)
+                    return PAUSED
+        return None if go_on else PAUSED
 
     # --- decisions --------------------------------------------------------------------------------
 
@@ -405,7 +405,11 @@ class Engine(Core):
         event = self.asked
         if event is None or self.events:
             raise DecisionError(f"{decision!r} answers nothing: no question is open")
-        answer(self, event, decision)
+        if decision is ACCEPT and (accepted := ACCEPTED.get(type(event))) is not None:
+            self.asked = None
+            accepted(self, event)
+        else:
+            answer(self, event, decision)
 
     def set_client_hostname(self, name: str) -> None:
         """Say what reverse DNS gave, before the ConnectRequested decision."""
@@ -434,6 +438,7 @@ class Engine(Core):
         self.undisturbed = False
         if kind == "session_timeout":
             self.overdue = True
+            self.reads_plain = False
             return
         states = _RUNS_IN.get(kind)
         if states is None:
@@ -473,6 +478,7 @@ class Engine(Core):
             self.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
         else:
             self.draining = True
+            self.reads_plain = False
             self.may_finish = self.state in _TRANSACTION
 
 
@@ -482,7 +488,12 @@ class Engine(Core):
 _ASKED_BY_METHOD: Final[Mapping[type[Event], Callable[[Engine, Any], Accept | Pending]]] = {
     MailRequested: lambda engine, event: engine.ask_mail(event.address),
     RcptRequested: lambda engine, event: engine.ask_rcpt(event.address),
-    DataFinished: lambda engine, _event: engine.message_ended(engine.transfer),
+    DataFinished: lambda engine, _event: engine.message_ended(cast("IncomingMessage", engine.transfer)),
+}
+
+_READERS: Final[Mapping[State, Callable[[Core], bool]]] = {
+    State.PROXY: read_proxy,
+    **dict.fromkeys([State.GREETED, State.READY, State.AUTH, State.MAIL, State.RCPT], read_command),
 }
 
 _SPEECHLESS: Final = IN_HANDSHAKE | {State.ARRIVED}
