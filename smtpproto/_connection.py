@@ -67,7 +67,9 @@ class Connection(Engine):
 
     def next_event(self) -> Event | Signal:
         """The next event, or the Signal that says why there is none."""
-        if self.asked is not None and not self.events:
+        if self.events:
+            return self.events.pop(0)
+        if self.asked is not None:
             return PAUSED
         signal = self.advance()
         if signal is not PAUSED:
@@ -84,10 +86,12 @@ class Connection(Engine):
         return PENDING
 
     def message_begun(self, message: IncomingMessage) -> bool:
-        return self.put(DataStarted(self.session, message))
+        self._event = DataStarted(self.session, message)
+        return False
 
     def message_content(self, content: bytes, message: IncomingMessage) -> bool:  # noqa: ARG002
-        return self.put(DataChunk(content))
+        self._event = DataChunk(content)
+        return False
 
     def message_ended(self, message: IncomingMessage) -> Pending:  # noqa: ARG002
         return PENDING

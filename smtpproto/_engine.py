@@ -248,102 +248,25 @@ class Engine(Core):
     def advance(self) -> Signal:
         """Read on until something is awaited, and say what."""
         while True:
-            signal = self._read_plain_lines() if self.state in _PLAIN_LINES_IN else None
-            if signal is None:
-                signal = self._step()
-            if signal is not None:
+            if self.events:
+                if not self._hand_out(self.events.pop(0)):
+                    return PAUSED
+                continue
+            if self.asked is not None:
+                return PAUSED
+            if (self.draining or self.overdue) and _end_is_due(self):
+                continue
+            if self.out and (self.flush or len(self.out) >= MANY_REPLIES) and len(self.buffer):
+                self.flush = False
+                return SEND
+            read = _READERS.get(self.state)
+            if read is None:
+                return CLOSED if self.state is AT_END else NEED_DATA
+            signal = read(self)
+            if signal is NEED_DATA and self.eof:
+                self.close("eof")
+            elif signal is not None:
                 return signal
-
-    def _read_plain_lines(self) -> Signal | None:  # noqa: C901, PLR0911, PLR0912 - the one loop that is to be fast
-        """Read plain lines as long as they come and are in order; the signal if something is awaited then.
-
-        Nothing may be open or due. This holds until something that is no plain line has been done,
-        here or from outside: every call from outside takes `undisturbed` back, also one that is made
-        by what is asked here.
-        """
-        buffer, out, asks = self.buffer, self.out, self.asks
-        self.undisturbed = (
-            self.asked is None
-            and not self.events
-            and self.reads_plain
-            and buffer.begun is None
-            and not (out and (self.flush or len(out) >= MANY_REPLIES))
-            and not (self.guarded and self._lacks_something())
-        )
-        while self.undisturbed:
-            chunk, at = buffer.chunk, buffer.at
-            if at == len(chunk):
-                return NEED_DATA if self._is_used_up() else None
-            match = PLAIN_LINE(chunk, at)
-            if match is None:
-                return None
-            kind, state = match.lastindex, self.state
-            if kind == RCPT_LINE:
-                mailbox, recipients = match[RCPT_LINE], self.session.envelope.rcpt_to
-                if state is READY or len(mailbox) > MAX_MAILBOX or len(recipients) >= self.max_recipients:
-                    return None
-                buffer.at, self.flush = match.end(), False
-                address = Address(mailbox.decode())
-                accepted = self.ask_rcpt(address) is ACCEPT
-                if self.state is AT_END:
-                    return None
-                if not accepted:
-                    self.asked = RcptRequested(address, self.session)
-                    return PAUSED
-                recipient_accepted(self, address)
-            elif kind == MAIL_LINE:
-                mailbox = match[MAIL_LINE]
-                if state is not READY or len(mailbox) > MAX_MAILBOX or self.connect_due:
-                    return None
-                buffer.at, self.flush = match.end(), False
-                address = Address(mailbox.decode())
-                accepted = self.ask_mail(address) is ACCEPT
-                if self.state is AT_END:
-                    return None
-                if not accepted:
-                    self.asked = MailRequested(address, self.session)
-                    return PAUSED
-                sender_accepted(self, address)
-            elif kind == DATA_LINE:
-                if state is not IN_RCPT or DataRequested in asks:
-                    return None
-                buffer.at, self.flush = match.end(), True
-                if not self.message_begun(begin_message(self)):
-                    return PAUSED
-                return NEED_DATA if self.undisturbed and self._is_used_up() else None
-            else:
-                if TransactionReset in asks:
-                    return None
-                buffer.at, self.flush = match.end(), False
-                reset(self)
-            if len(out) >= MANY_REPLIES:
-                return None
-        return None
-
-    def _is_used_up(self) -> bool:
-        """Whether all input was looked at, and more may come; what was used up is let go then."""
-        buffer = self.buffer
-        if self.eof or buffer.later is not None or buffer.at < len(buffer.chunk):
-            return False
-        buffer.chunk, buffer.at = b"", 0
-        return True
-
-    def _lacks_something(self) -> bool:
-        """Whether the session still has to log in or to begin TLS."""
-        return self.needs_login() or (self.options.needs_upgrade and not self.session.secure)
-
-    def _step(self) -> Signal | None:
-        """Do one thing of any kind; the signal if there is nothing to do now."""
-        if self.events:
-            return None if self._hand_out(self.events.pop(0)) else PAUSED
-        if self.asked is not None:
-            return PAUSED
-        if (self.draining or self.overdue) and _end_is_due(self):
-            return None
-        if self.out and (self.flush or len(self.out) >= MANY_REPLIES) and len(self.buffer):
-            self.flush = False
-            return SEND
-        return self._read()
 
     def _hand_out(self, event: Event) -> bool:
         """Hand out what was due; False if the subclass wants to be waited for."""
@@ -358,40 +281,6 @@ class Engine(Core):
             self.asked = None
             ACCEPTED[type(event)](self, event)
         return True
-
-    def _read(self) -> Signal | None:
-        """Read what comes next; the signal if there is nothing, or if the subclass wants to be waited for."""
-        if self.transfer is not None:
-            signal = self._read_message(self.transfer)
-        elif (read := _READERS.get(self.state)) is not None:
-            signal = None if read(self) else NEED_DATA
-        else:
-            return CLOSED if self.state is AT_END else NEED_DATA
-        if signal is NEED_DATA and self.eof:
-            self.close("eof")
-            return None
-        return signal
-
-    def _read_message(self, message: IncomingMessage) -> Signal | None:
-        """Hand out the next piece, and ask when it was the last."""
-        had_bare_newline = message.has_bare_newline
-        content = message.read(self.buffer)
-        if content is None:
-            return NEED_DATA
-        if message.has_bare_newline and not had_bare_newline:
-            self.tell(DataAborted("bare_newline"))  # handed out after the content before it
-        go_on = not content or self.message_content(content, message)
-        if message.complete and self.transfer is message:
-            if not go_on or self.events:
-                self.ask(finished(message))
-            else:
-                accepted = self.message_ended(message) is ACCEPT
-                if self.transfer is message and accepted:
-                    message_accepted(self, message)
-                elif self.transfer is message:
-                    self.asked = finished(message)
-                    return PAUSED
-        return None if go_on else PAUSED
 
     # --- decisions --------------------------------------------------------------------------------
 
@@ -482,6 +371,99 @@ class Engine(Core):
             self.may_finish = self.state in _TRANSACTION
 
 
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def _read_lines(engine: Engine) -> Signal | None:  # noqa: C901, PLR0911, PLR0912 - the one loop that must be fast
+    """Read plain lines as long as they come and are in order, or one line of any other kind.
+
+    `advance` has seen that nothing is open or due. That holds until something that is no plain
+    line was done, here or from outside: every call from outside takes `undisturbed` back, also
+    one that is made within a question's method.
+    """
+    buffer, out = engine.buffer, engine.out
+    if not engine.reads_plain or buffer.begun is not None or (engine.guarded and _lacks_something(engine)):
+        return read_command(engine)
+    engine.undisturbed = True
+    while engine.undisturbed:
+        chunk, at = buffer.chunk, buffer.at
+        if at == len(chunk) and buffer.is_used_up():
+            return NEED_DATA
+        match = PLAIN_LINE(chunk, at)
+        if match is None:
+            return read_command(engine)
+        kind, state = match.lastindex, engine.state
+        if kind == RCPT_LINE:
+            mailbox, recipients = match[RCPT_LINE], engine.session.envelope.rcpt_to
+            if state is READY or len(mailbox) > MAX_MAILBOX or len(recipients) >= engine.max_recipients:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), False
+            address = Address(mailbox.decode())
+            accepted = engine.ask_rcpt(address) is ACCEPT
+            if engine.state is AT_END:
+                return None
+            if not accepted:
+                engine.asked = RcptRequested(address, engine.session)
+                return PAUSED
+            recipient_accepted(engine, address)
+        elif kind == MAIL_LINE:
+            mailbox = match[MAIL_LINE]
+            if state is not READY or len(mailbox) > MAX_MAILBOX or engine.connect_due:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), False
+            address = Address(mailbox.decode())
+            accepted = engine.ask_mail(address) is ACCEPT
+            if engine.state is AT_END:
+                return None
+            if not accepted:
+                engine.asked = MailRequested(address, engine.session)
+                return PAUSED
+            sender_accepted(engine, address)
+        elif kind == DATA_LINE:
+            if state is not IN_RCPT or DataRequested in engine.asks:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), True
+            if not engine.message_begun(begin_message(engine)):
+                return PAUSED
+            return NEED_DATA if engine.undisturbed and buffer.is_used_up() else None
+        else:
+            if TransactionReset in engine.asks:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), False
+            reset(engine)
+        if len(out) >= MANY_REPLIES:
+            return None
+    return None
+
+
+def _lacks_something(engine: Engine) -> bool:
+    """Whether the session still has to log in or to begin TLS."""
+    return engine.needs_login() or (engine.options.needs_upgrade and not engine.session.secure)
+
+
+def _read_message(engine: Engine) -> Signal | None:
+    """Hand out the next piece, and ask when it was the last."""
+    buffer, message = engine.buffer, engine.transfer
+    if message is None or (buffer.at == len(buffer.chunk) and buffer.later is None):
+        return NEED_DATA
+    had_bare_newline = message.has_bare_newline
+    content = message.read(buffer)
+    if message.has_bare_newline and not had_bare_newline:
+        engine.tell(DataAborted("bare_newline"))  # handed out after the content before it
+    go_on = not content or engine.message_content(content, message)
+    if message.complete and engine.transfer is message:
+        if not go_on or engine.events:
+            engine.ask(finished(message))
+        else:
+            accepted = engine.message_ended(message) is ACCEPT
+            if engine.transfer is message and accepted:
+                message_accepted(engine, message)
+            elif engine.transfer is message:
+                engine.asked = finished(message)
+                return PAUSED
+    return None if go_on else PAUSED
+
+
 # --- tables -----------------------------------------------------------------------------------------
 
 # The questions that a method asks; `put` has the others.
@@ -491,16 +473,21 @@ _ASKED_BY_METHOD: Final[Mapping[type[Event], Callable[[Engine, Any], Accept | Pe
     DataFinished: lambda engine, _event: engine.message_ended(cast("IncomingMessage", engine.transfer)),
 }
 
-_READERS: Final[Mapping[State, Callable[[Core], bool]]] = {
+# Each reads what comes next in its state; the signal if there is nothing, or to wait for the subclass.
+_READERS: Final[Mapping[State, Callable[[Engine], Signal | None]]] = {
     State.PROXY: read_proxy,
-    **dict.fromkeys([State.GREETED, State.READY, State.AUTH, State.MAIL, State.RCPT], read_command),
+    State.GREETED: read_command,
+    State.READY: _read_lines,
+    State.AUTH: read_command,
+    State.MAIL: _read_lines,
+    State.RCPT: _read_lines,
+    State.DATA: _read_message,
 }
 
 _SPEECHLESS: Final = IN_HANDSHAKE | {State.ARRIVED}
 _SILENT: Final = IN_HANDSHAKE | {State.PROXY}
 _NO_LINES: Final = _SILENT | {State.ARRIVED, State.UPGRADED, State.DATA, State.CLOSED}
 _COMMAND_AWAITED: Final = COMMANDS | {State.AUTH}
-_PLAIN_LINES_IN: Final = COMMANDS - {State.GREETED}
 _TRANSACTION: Final = IN_TRANSACTION | {State.DATA}
 
 # Where each time limit runs. `session_timeout` runs everywhere and waits for its moment.
