@@ -60,11 +60,6 @@ class Connection(Engine):
             started=started,
         )
 
-    @property
-    def question(self) -> Event | None:
-        """The event that waits for an answer, once `next_event` has handed it out."""
-        return None if self.events else self.asked
-
     def next_event(self) -> Event | Signal:
         """The next event, or the Signal that says why there is none."""
         if self.events:

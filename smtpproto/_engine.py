@@ -188,6 +188,11 @@ class Engine(Core):
     # --- what is known ----------------------------------------------------------------------------
 
     @property
+    def question(self) -> Event | None:
+        """The event that waits for an answer, once it was handed out."""
+        return None if self.events else self.asked
+
+    @property
     def line_pending(self) -> bool:
         """A command or AUTH line has begun whose CRLF has not come: `command_timeout` runs."""
         return self.asked is None and self.state not in _NO_LINES and self.buffer.line_pending
