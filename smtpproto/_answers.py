@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from smtpproto._core import Core
 
-__all__ = ["ANSWERS", "answer"]
+__all__ = ["ACCEPTED", "ANSWERS", "answer"]
 
 
 def answer(core: Core, event: Event, decision: object) -> None:
@@ -52,10 +52,6 @@ def answer(core: Core, event: Event, decision: object) -> None:
 
     Raises DecisionError if it does not answer it; the question then stays open.
     """
-    if decision is ACCEPT and (accepted := ACCEPTED.get(type(event))) is not None:
-        core.asked = None
-        accepted(core, event)
-        return
     apply = ANSWERS.get(type(event))
     if apply is None:
         raise DecisionError(f"{decision!r} does not answer {event!r}: call tls_established")

@@ -118,6 +118,13 @@ class LineBuffer:
                 return line
         return self._careful_line()
 
+    def is_used_up(self) -> bool:
+        """Whether no octets wait to be looked at; the chunk is let go then."""
+        if self.at < len(self.chunk) or self.later is not None:
+            return False
+        self.chunk, self.at = b"", 0
+        return True
+
     @property
     def line_pending(self) -> bool:
         """`next_line` has seen the beginning of a line, or is dropping one, and its CRLF has not come."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from smtpproto import _catalogue as say
 from smtpproto._address import read_path
 from smtpproto._buffer import LineFault
-from smtpproto._core import Command
+from smtpproto._core import Command, Signal
 from smtpproto._decisions import Accept, Reject, decided_reply
 from smtpproto._events import (
     CommandReceived,
@@ -49,6 +49,7 @@ __all__ = [
 
 # What the commands of a transaction need: an enum's members are slow to find in CPython 3.11.
 MAIL, RCPT, RSET = Step.MAIL, Step.RCPT, Step.RSET
+NEED_DATA: Final = Signal.NEED_DATA
 GREETED, IN_MAIL, IN_RCPT = State.GREETED, State.MAIL, State.RCPT
 MAX_HELLO_TEXT: Final = MAX_REPLY_LINE - len("250-\r\n")  # octets
 HELLO_NAME: Final = re.compile(r"[!-~]{1,255}")
@@ -76,19 +77,19 @@ RULES: Final[Mapping[tuple[bool, bool], ParameterRules]] = {
 # --- lines --------------------------------------------------------------------------------------
 
 
-def read_command(core: Core) -> bool:
-    """Take one line, if there is one, and answer it; False when more input is needed."""
+def read_command(core: Core) -> Signal | None:
+    """Take one line and answer it; NEED_DATA if there is none."""
     line = core.buffer.next_line()
     if line is None:
-        return False
+        return NEED_DATA
     if isinstance(line, LineFault):
         _answer_fault(core, line)
-        return True
-    if core.exchange is not None:
-        _run_auth_line(core, core.exchange, line.rstrip(" \t"))
-        return True
-    core.flush = False
+        return None
     text = line.rstrip(" \t")
+    if core.exchange is not None:
+        _run_auth_line(core, core.exchange, text)
+        return None
+    core.flush = False
     verb, _, argument = text.partition(" ")
     command = core.verbs.get(verb)
     if command is None and verb.isascii():  # letters outside ASCII have no upper case here
@@ -99,7 +100,7 @@ def read_command(core: Core) -> bool:
     elif not (core.guarded or core.state is GREETED) or _may_pass(core, command):
         command.run(core, argument)
         core.flush = command.ends_group
-    return True
+    return None
 
 
 def _run_auth_line(core: Core, exchange: Exchange, text: str) -> None:

@@ -60,21 +60,17 @@ class Connection(Engine):
             started=started,
         )
 
-    @property
-    def question(self) -> Event | None:
-        """The event that waits for an answer, once `next_event` has handed it out."""
-        return None if self.events else self.asked
-
     def next_event(self) -> Event | Signal:
         """The next event, or the Signal that says why there is none."""
-        open_before = None if self.events else self.asked
+        if self.events:
+            return self.events.pop(0)
+        if self.asked is not None:
+            return PAUSED
         signal = self.advance()
-        event = self._event
-        if event is not None:
-            self._event = None
-            return event
-        asked = self.asked
-        return signal if asked is None or asked is open_before else asked
+        if signal is not PAUSED:
+            return signal
+        event, self._event = self._event, None
+        return event or self.asked or PAUSED  # what was put, or the question that a method asked
 
     # --- the questions become events ---------------------------------------------------------------
 
@@ -85,10 +81,12 @@ class Connection(Engine):
         return PENDING
 
     def message_begun(self, message: IncomingMessage) -> bool:
-        return self.put(DataStarted(self.session, message))
+        self._event = DataStarted(self.session, message)
+        return False
 
     def message_content(self, content: bytes, message: IncomingMessage) -> bool:  # noqa: ARG002
-        return self.put(DataChunk(content))
+        self._event = DataChunk(content)
+        return False
 
     def message_ended(self, message: IncomingMessage) -> Pending:  # noqa: ARG002
         return PENDING

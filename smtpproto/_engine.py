@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from smtpproto import _catalogue as say
 from smtpproto._address import MAX_MAILBOX, PLAIN_MAILBOX, Address
@@ -57,10 +57,11 @@ __all__ = ["OPTIONAL_QUESTIONS", "PENDING", "Engine", "Pending"]
 
 # Replies that may pile up before they should be sent, when a peer sends many commands at once.
 MANY_REPLIES: Final = 64
+NO_LIMIT: Final = 1 << 29
 MIN_ENTROPY: Final = 16  # octets: a challenge has 128 bits
 # An enum's members are slow to find in CPython 3.11.
 NEED_DATA, PAUSED, SEND, CLOSED = Signal.NEED_DATA, Signal.PAUSED, Signal.SEND, Signal.CLOSED
-READY, IN_RCPT, IN_DATA, IN_PROXY, AT_END = State.READY, State.RCPT, State.DATA, State.PROXY, State.CLOSED
+READY, IN_RCPT, IN_DATA, AT_END = State.READY, State.RCPT, State.DATA, State.CLOSED
 
 OPTIONAL_QUESTIONS: Final[frozenset[type[Event]]] = frozenset({
     HelloReceived, DataRequested, VerifyRequested, ExpandRequested, HelpRequested, CommandReceived,
@@ -144,7 +145,7 @@ class Engine(Core):
             started=started,
             verbs=verbs_without(absent),
         )
-        self.max_recipients: float = float("inf") if most is None else most
+        self.max_recipients: int = NO_LIMIT if most is None else most
         shortest = min(options.max_line_length, options.max_auth_line_length)
         self.reads_plain: bool = shortest >= LONGEST_PLAIN_LINE and not absent & PLAIN_VERBS
         self.undisturbed: bool = False
@@ -185,6 +186,11 @@ class Engine(Core):
         raise NotImplementedError
 
     # --- what is known ----------------------------------------------------------------------------
+
+    @property
+    def question(self) -> Event | None:
+        """The event that waits for an answer, once it was handed out."""
+        return None if self.events else self.asked
 
     @property
     def line_pending(self) -> bool:
@@ -247,120 +253,28 @@ class Engine(Core):
     def advance(self) -> Signal:
         """Read on until something is awaited, and say what."""
         while True:
-            signal = self._read_plain_lines() if self._may_read_plain() else None
-            if signal is None:
-                signal = self._step()
-            if signal is not None:
-                self.undisturbed = False
+            if self.events:
+                if not self._hand_out(self.events.pop(0)):
+                    return PAUSED
+                continue
+            if self.asked is not None:
+                return PAUSED
+            if (self.draining or self.overdue) and _end_is_due(self):
+                continue
+            if self.out and (self.flush or len(self.out) >= MANY_REPLIES) and len(self.buffer):
+                self.flush = False
+                return SEND
+            read = _READERS.get(self.state)
+            if read is None:
+                return CLOSED if self.state is AT_END else NEED_DATA
+            signal = read(self)
+            if signal is NEED_DATA and self.eof:
+                self.close("eof")
+            elif signal is not None:
                 return signal
 
-    def _may_read_plain(self) -> bool:
-        """Whether nothing is open or due, so that all a plain line needs is its own rule.
-
-        This holds until something that is no plain line has been done, here or from outside: every
-        call from outside takes `undisturbed` back, also one that a question's method makes.
-        """
-        self.undisturbed = (
-            self.state in _PLAIN_LINES_IN
-            and self.asked is None
-            and not self.events
-            and self.reads_plain
-            and self.buffer.begun is None
-            and not (self.out and (self.flush or len(self.out) >= MANY_REPLIES))
-            and not (self.draining or self.overdue)
-            and not (self.guarded and self._lacks_something())
-        )
-        return self.undisturbed
-
-    def _lacks_something(self) -> bool:
-        """Whether the session still has to log in or to begin TLS."""
-        return self.needs_login() or (self.options.needs_upgrade and not self.session.secure)
-
-    def _read_plain_lines(self) -> Signal | None:
-        """Read plain lines as long as they come and are in order; PAUSED if one is to be waited for."""
-        buffer, out = self.buffer, self.out
-        while (match := PLAIN_LINE(buffer.chunk, buffer.at)) is not None:
-            kind = match.lastindex
-            if kind == RCPT_LINE:
-                recipients = self.session.envelope.rcpt_to
-                mailbox = match[RCPT_LINE]
-                if (
-                    self.state is READY
-                    or len(recipients) >= self.max_recipients
-                    or len(mailbox) > MAX_MAILBOX
-                ):
-                    return None
-                buffer.at, self.flush = match.end(), False
-                address = Address(mailbox.decode())
-                accepted = self.ask_rcpt(address) is ACCEPT
-                if not (accepted and self.undisturbed):
-                    return self._settle(RcptRequested(address, self.session), accepted=accepted)
-                recipient_accepted(self, address)
-            elif kind == MAIL_LINE:
-                mailbox = match[MAIL_LINE]
-                if self.state is not READY or self.connect_due or len(mailbox) > MAX_MAILBOX:
-                    return None
-                buffer.at, self.flush = match.end(), False
-                address = Address(mailbox.decode())
-                accepted = self.ask_mail(address) is ACCEPT
-                if not (accepted and self.undisturbed):
-                    return self._settle(MailRequested(address, self.session), accepted=accepted)
-                sender_accepted(self, address)
-            elif kind == DATA_LINE:
-                if self.state is not IN_RCPT or DataRequested in self.asks:
-                    return None
-                buffer.at, self.flush = match.end(), True
-                return None if self.message_begun(begin_message(self)) else PAUSED
-            else:
-                buffer.at, self.flush = match.end(), False
-                reset(self)
-                if self.events:
-                    return None
-            if len(out) >= MANY_REPLIES:
-                return None
-        return None
-
-    def _settle(self, event: Event, *, accepted: bool) -> Signal | None:
-        """What was asked by a method: it is decided, or stands open, or the connection was closed then."""
-        if self.state is AT_END:
-            return None
-        if not accepted:
-            self.asked = event
-            return PAUSED
-        ACCEPTED[type(event)](self, event)
-        return None
-
-    def _step(self) -> Signal | None:
-        """Do one thing of any kind; the signal if there is nothing to do now."""
-        if self.events:
-            return None if self._hand_out(self.events.pop(0)) else PAUSED
-        if self.asked is not None:
-            return PAUSED
-        if (self.draining or self.overdue) and _end_is_due(self):
-            return None
-        out, state = self.out, self.state
-        if out and (self.flush or len(out) >= MANY_REPLIES) and len(self.buffer):
-            self.flush = False
-            return SEND
-        if state is IN_DATA and self.transfer is not None:
-            go_on = self._read_message(self.transfer)
-            if go_on is not None:
-                return None if go_on else PAUSED
-        elif state in _COMMAND_AWAITED:
-            if read_command(self):
-                return None
-        elif state is IN_PROXY:
-            if read_proxy(self):
-                return None
-        else:
-            return CLOSED if state is AT_END else NEED_DATA
-        if not self.eof:
-            return NEED_DATA
-        self.close("eof")
-        return None
-
     def _hand_out(self, event: Event) -> bool:
-        """Hand out what was due; False if it is to be waited for."""
+        """Hand out what was due; False if the subclass wants to be waited for."""
         if self.state is AT_END:
             return self.put(event)
         if type(event) is DataStarted:
@@ -368,30 +282,10 @@ class Engine(Core):
         ask = _ASKED_BY_METHOD.get(type(event))
         if ask is None:
             return self.put(event)
-        accepted = ask(self, event) is ACCEPT
-        if accepted and self.asked is event:
+        if ask(self, event) is ACCEPT and self.asked is event:
             self.asked = None
             ACCEPTED[type(event)](self, event)
         return True
-
-    def _read_message(self, message: IncomingMessage) -> bool | None:
-        """Hand out the next piece, and ask when it was the last; False: wait, None: there is no piece."""
-        had_bare_newline = message.has_bare_newline
-        content = message.read(self.buffer)
-        if content is None:
-            return None
-        if message.has_bare_newline and not had_bare_newline:
-            self.tell(DataAborted("bare_newline"))  # handed out after the content before it
-        go_on = not content or self.message_content(content, message)
-        if not message.complete or self.transfer is not message:
-            return go_on
-        if not go_on or self.events:
-            self.ask(finished(message))
-        elif self.message_ended(message) is not ACCEPT:
-            return self._settle(finished(message), accepted=False) is None
-        elif self.transfer is message:
-            message_accepted(self, message)
-        return go_on
 
     # --- decisions --------------------------------------------------------------------------------
 
@@ -405,7 +299,11 @@ class Engine(Core):
         event = self.asked
         if event is None or self.events:
             raise DecisionError(f"{decision!r} answers nothing: no question is open")
-        answer(self, event, decision)
+        if decision is ACCEPT and (accepted := ACCEPTED.get(type(event))) is not None:
+            self.asked = None
+            accepted(self, event)
+        else:
+            answer(self, event, decision)
 
     def set_client_hostname(self, name: str) -> None:
         """Say what reverse DNS gave, before the ConnectRequested decision."""
@@ -434,6 +332,7 @@ class Engine(Core):
         self.undisturbed = False
         if kind == "session_timeout":
             self.overdue = True
+            self.reads_plain = False
             return
         states = _RUNS_IN.get(kind)
         if states is None:
@@ -473,7 +372,101 @@ class Engine(Core):
             self.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
         else:
             self.draining = True
+            self.reads_plain = False
             self.may_finish = self.state in _TRANSACTION
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def _read_lines(engine: Engine) -> Signal | None:  # noqa: C901, PLR0911, PLR0912 - the one loop that must be fast
+    """Read plain lines as long as they come and are in order, or one line of any other kind.
+
+    `advance` has seen that nothing is open or due. That holds until something that is no plain
+    line was done, here or from outside: every call from outside takes `undisturbed` back, also
+    one that is made within a question's method.
+    """
+    buffer, out = engine.buffer, engine.out
+    if not engine.reads_plain or buffer.begun is not None or (engine.guarded and _lacks_something(engine)):
+        return read_command(engine)
+    engine.undisturbed = True
+    while engine.undisturbed:
+        chunk, at = buffer.chunk, buffer.at
+        if at == len(chunk) and buffer.is_used_up():
+            return NEED_DATA
+        match = PLAIN_LINE(chunk, at)
+        if match is None:
+            return read_command(engine)
+        kind, state = match.lastindex, engine.state
+        if kind == RCPT_LINE:
+            mailbox, recipients = match[RCPT_LINE], engine.session.envelope.rcpt_to
+            if state is READY or len(mailbox) > MAX_MAILBOX or len(recipients) >= engine.max_recipients:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), False
+            address = Address(mailbox.decode())
+            accepted = engine.ask_rcpt(address) is ACCEPT
+            if engine.state is AT_END:
+                return None
+            if not accepted:
+                engine.asked = RcptRequested(address, engine.session)
+                return PAUSED
+            recipient_accepted(engine, address)
+        elif kind == MAIL_LINE:
+            mailbox = match[MAIL_LINE]
+            if state is not READY or len(mailbox) > MAX_MAILBOX or engine.connect_due:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), False
+            address = Address(mailbox.decode())
+            accepted = engine.ask_mail(address) is ACCEPT
+            if engine.state is AT_END:
+                return None
+            if not accepted:
+                engine.asked = MailRequested(address, engine.session)
+                return PAUSED
+            sender_accepted(engine, address)
+        elif kind == DATA_LINE:
+            if state is not IN_RCPT or DataRequested in engine.asks:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), True
+            if not engine.message_begun(begin_message(engine)):
+                return PAUSED
+            return NEED_DATA if engine.undisturbed and buffer.is_used_up() else None
+        else:
+            if TransactionReset in engine.asks:
+                return read_command(engine)
+            buffer.at, engine.flush = match.end(), False
+            reset(engine)
+        if len(out) >= MANY_REPLIES:
+            return None
+    return None
+
+
+def _lacks_something(engine: Engine) -> bool:
+    """Whether the session still has to log in or to begin TLS."""
+    return engine.needs_login() or (engine.options.needs_upgrade and not engine.session.secure)
+
+
+def _read_message(engine: Engine) -> Signal | None:
+    """Hand out the next piece, and ask when it was the last."""
+    buffer, message = engine.buffer, engine.transfer
+    if message is None or (buffer.at == len(buffer.chunk) and buffer.later is None):
+        return NEED_DATA
+    had_bare_newline = message.has_bare_newline
+    content = message.read(buffer)
+    if message.has_bare_newline and not had_bare_newline:
+        engine.tell(DataAborted("bare_newline"))  # handed out after the content before it
+    go_on = not content or engine.message_content(content, message)
+    if message.complete and engine.transfer is message:
+        if not go_on or engine.events:
+            engine.ask(finished(message))
+        else:
+            accepted = engine.message_ended(message) is ACCEPT
+            if engine.transfer is message and accepted:
+                message_accepted(engine, message)
+            elif engine.transfer is message:
+                engine.asked = finished(message)
+                return PAUSED
+    return None if go_on else PAUSED
 
 
 # --- tables -----------------------------------------------------------------------------------------
@@ -482,14 +475,24 @@ class Engine(Core):
 _ASKED_BY_METHOD: Final[Mapping[type[Event], Callable[[Engine, Any], Accept | Pending]]] = {
     MailRequested: lambda engine, event: engine.ask_mail(event.address),
     RcptRequested: lambda engine, event: engine.ask_rcpt(event.address),
-    DataFinished: lambda engine, _event: engine.message_ended(engine.transfer),
+    DataFinished: lambda engine, _event: engine.message_ended(cast("IncomingMessage", engine.transfer)),
+}
+
+# Each reads what comes next in its state; the signal if there is nothing, or to wait for the subclass.
+_READERS: Final[Mapping[State, Callable[[Engine], Signal | None]]] = {
+    State.PROXY: read_proxy,
+    State.GREETED: read_command,
+    State.READY: _read_lines,
+    State.AUTH: read_command,
+    State.MAIL: _read_lines,
+    State.RCPT: _read_lines,
+    State.DATA: _read_message,
 }
 
 _SPEECHLESS: Final = IN_HANDSHAKE | {State.ARRIVED}
 _SILENT: Final = IN_HANDSHAKE | {State.PROXY}
 _NO_LINES: Final = _SILENT | {State.ARRIVED, State.UPGRADED, State.DATA, State.CLOSED}
 _COMMAND_AWAITED: Final = COMMANDS | {State.AUTH}
-_PLAIN_LINES_IN: Final = COMMANDS - {State.GREETED}
 _TRANSACTION: Final = IN_TRANSACTION | {State.DATA}
 
 # Where each time limit runs. `session_timeout` runs everywhere and waits for its moment.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smtpproto import _catalogue as say
+from smtpproto._core import Signal
 from smtpproto._decisions import Accept, Reject, decided_reply
 from smtpproto._events import ConnectRequested, Event, NeedsTLS, ProxyReceived, SecureRequested
 from smtpproto._identity import bracketed
@@ -38,16 +39,17 @@ def begin(core: Core) -> None:
         _arrived(core)
 
 
-def read_proxy(core: Core) -> bool:
+def read_proxy(core: Core) -> Signal | None:
+    """Read on in a PROXY header; NEED_DATA if no octets wait."""
     octets = core.buffer.take_all()
     if core.proxy is None or not octets:
-        return False
+        return Signal.NEED_DATA
     result = core.proxy.feed(octets)
     if result is None:
-        return True
+        return None
     if isinstance(result, ProxyFault):
         core.close(f"PROXY header refused: {result.value}")
-        return True
+        return None
     rest = core.proxy.rest
     core.proxy = None
     core.stop_timer("proxy_timeout", core.options.proxy_timeout)
@@ -60,12 +62,12 @@ def read_proxy(core: Core) -> bool:
     if core.implicit_tls:
         core.move(Step.HEADER_TLS)
         _ask_for_tls(core, rest)
-        return True
+        return None
     core.move(Step.HEADER)
     _arrived(core)
     if rest and core.state is State.ARRIVED:
         _too_soon(core)
-    return True
+    return None
 
 
 def _ask_for_tls(core: Core, data: bytes = b"") -> None:

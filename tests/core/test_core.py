@@ -136,7 +136,7 @@ def test_a_message_that_has_not_ended_is_aborted() -> None:
 def test_a_message_whose_end_nobody_has_seen_is_aborted() -> None:
     core = made()
     message = core.transfer = transfer()
-    message.take(b".\r\n")
+    message.feed(b".\r\n")
     core.ask(DataFinished(0, size_exceeded=False, refusal=None))
     core.close("timeout", "timeout")
     assert core.events == [DataAborted("timeout"), ConnectionClosed("timeout")]
@@ -145,7 +145,7 @@ def test_a_message_whose_end_nobody_has_seen_is_aborted() -> None:
 def test_a_message_whose_end_was_seen_is_not_aborted_any_more() -> None:
     core = made()
     message = core.transfer = transfer()
-    message.take(b".\r\n")
+    message.feed(b".\r\n")
     core.ask(DataFinished(0, size_exceeded=False, refusal=None))
     core.events.clear()
     core.close("connection lost")

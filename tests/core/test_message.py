@@ -239,28 +239,28 @@ def test_a_message_tells_how_far_it_has_come() -> None:
     message = IncomingMessage(Options(size=4))
     assert (message.byte_length, message.complete, message.size_exceeded) == (0, False, False)
     assert repr(message) == "<IncomingMessage 0 octets so far>"
-    assert message.take(b"ab") == b"ab"
+    assert message.feed(b"ab") == b"ab"
     assert message.refusal is None
-    assert message.take(b"cdef") == b"cd"
+    assert message.feed(b"cdef") == b"cd"
     assert (message.byte_length, message.size_exceeded) == (6, True)
     assert message.refusal == Reject(552, "5.3.4", ("Error: message exceeds fixed maximum message size 4",))
-    assert message.take(b"\r\n.\r\n") == b""
+    assert message.feed(b"\r\n.\r\n") == b""
     assert message.complete
     assert repr(message) == "<IncomingMessage 8 octets>"
 
 
 def test_a_message_that_is_both_too_large_and_unsound_is_refused_as_unsound() -> None:
     message = IncomingMessage(Options(size=4))
-    assert message.take(b"abcdef") == b"abcd"
-    assert message.take(b"\ngh") == b""
-    assert message.take(b"ijkl\r\n.\r\n") == b""
+    assert message.feed(b"abcdef") == b"abcd"
+    assert message.feed(b"\ngh") == b""
+    assert message.feed(b"ijkl\r\n.\r\n") == b""
     assert message.refusal == Reject(550, "5.6.0", ("Error: message contains bare newline characters",))
     assert (message.byte_length, message.size_exceeded, message.complete) == (15, True, True)
 
 
 def test_a_message_without_a_limit_is_never_too_large() -> None:
     message = IncomingMessage(Options())
-    assert len(message.take(b"x" * 10**6)) == 10**6
+    assert len(message.feed(b"x" * 10**6)) == 10**6
     assert not message.size_exceeded
     assert message.refusal is None
 

@@ -204,6 +204,6 @@ def test_the_facts_of_the_message_are_live(coloured: bool) -> None:
         False,
         None,
     )
-    message.take(b"0123456789012\r\n.\r\n")
+    message.feed(b"0123456789012\r\n.\r\n")
     assert (stream.byte_length, stream.size_exceeded, stream.complete) == (15, True, True)
     assert stream.refusal.code == 552
