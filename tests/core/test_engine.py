@@ -436,7 +436,7 @@ def test_without_a_limit_there_may_be_any_number_of_recipients() -> None:
 
 
 @pytest.mark.parametrize("how", [
-    {"disabled_commands": ("RSET",)}, {"max_line_length": 100}, {"auth_optional": False},
+    {"disabled_commands": ("RSET",)}, {"auth_optional": False},
     {"needs_upgrade": True}, {"ask": [TransactionReset, DataRequested]},
 ])  # fmt: skip
 def test_the_options_hold_for_plain_lines_too(how: dict[str, Any]) -> None:
