@@ -52,7 +52,7 @@ class ServerCore(Application):
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         self.listeners: list[Listener] = []
         self._warned: bool = False
-        self._asked: frozenset[type[Event]] = frozenset()
+        self._asked: frozenset[type[Event]] | None = None
         super().__init__(options, **option_fields)
 
     # --- listening and closing ----------------------------------------------------------------------
@@ -186,13 +186,17 @@ class ServerCore(Application):
         return driver
 
     def _questions(self) -> frozenset[type[Event]]:
-        """Those that hooks are set for; mostly the same for all connections, and then one object."""
-        questions = frozenset(
-            [kind for name, kind in _QUESTION_OF.items() if getattr(self, name) is not None]
-        )
-        if questions != self._asked:
-            self._asked = questions
+        """Those that hooks are set for: one object for all connections."""
+        if self._asked is None:
+            self._asked = frozenset(
+                kind for name, kind in _QUESTION_OF.items() if getattr(self, name) is not None
+            )
         return self._asked
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _QUESTION_OF:  # a hook may be set at any time
+            self._asked = None
 
 
 _ID_CHARACTERS: Final = b"0123456789abcdefghijklmnopqrstuv" * 8  # five bits of each random octet count
