@@ -349,7 +349,7 @@ class Calls(Octets):
         stream.wake_reader()
         return False
 
-    def message_ended(self, message: IncomingMessage) -> Accept | Pending:
+    def message_ended(self, message: IncomingMessage) -> Accept | Pending:  # noqa: ARG002 - the engine's
         """The end of the message: what on_data has said, or will say."""
         stream = self.stream
         if stream is not None:
@@ -358,7 +358,8 @@ class Calls(Octets):
             if self.hook is not None:
                 stream.wake_reader()
                 return PENDING
-        if self.result is ACCEPT and not self.noted:
+        accepted: bool = self.result is ACCEPT
+        if accepted and not self.noted:
             return ACCEPT
         self.answer = self.result
         return PENDING
