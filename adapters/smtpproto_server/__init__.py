@@ -34,7 +34,8 @@ from smtpproto_server._steps import (
     trapped,
 )
 from smtpproto_server._stream import AsyncStream, MessageBody, Stream, StreamAborted
-from smtpproto_server._tls import TlsChannel, TlsContexts
+from smtpproto_server._tls import TlsContexts
+from smtpproto_server._tls_channel import TlsChannel
 from smtpproto_server._trace import trace_lines
 
 __all__ = [

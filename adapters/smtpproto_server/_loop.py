@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from smtpproto import Accept, Connection, Decision, Session, TimerKind
     from smtpproto_server._effects import Effect
     from smtpproto_server._server import ServerCore
-    from smtpproto_server._tls import TlsChannel
+    from smtpproto_server._tls_channel import TlsChannel
 
 __all__ = ["Serving"]
 
