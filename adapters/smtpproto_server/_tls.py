@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import ssl
 import sys
 import tempfile
@@ -61,7 +62,9 @@ _VERSIONS: Final[Mapping[str, ssl.TLSVersion]] = MappingProxyType(
 _PEM_BEGIN: Final = "-----BEGIN "
 _CERTIFICATE: Final = "CERTIFICATE-----"
 _PRIVATE_KEY: Final = "PRIVATE KEY-----"
-MAX_SHOWN_PATH: Final = 120  # characters in an error message
+# What may be a key without its first line, which would be taken for a path: a line of its Base64 is
+# that long (RFC 7468 §2; an Ed25519 key is one of 64 characters, RFC 8410).
+_LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9+/]{40}|-----|[\r\n]")
 
 _LOAD_FAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {"KEY_VALUES_MISMATCH": "the key does not belong to the certificate; give two made together"}
@@ -316,8 +319,7 @@ def _content(option: str, value: Any) -> str:
     try:
         return Path(os.fsdecode(path)).read_bytes().decode("latin-1")
     except (OSError, ValueError) as error:
-        # A key that lost its first line is taken for a path; it must not end up in a log.
-        shown = repr(path) if len(path) <= MAX_SHOWN_PATH else "its path"
+        shown = "its path" if _LIKE_A_KEY.search(os.fsdecode(path)) else repr(path)
         reason = (isinstance(error, OSError) and error.strerror) or "not a path"
         raise ConfigurationError(f"{option}: cannot read {shown}: {reason}") from None
 
