@@ -131,8 +131,8 @@ def decided_reply(
 ) -> Reply:
     """The reply for a decision, where `default` is what the place says when nothing is said.
 
-    `code_defaults` are enhanced codes of the place that go before those of the code (§13.2 of the
-    behaviour: an on_data 550 is a 5.7.1).
+    `code_defaults` are enhanced codes of the place that go before those of the code (docs/behaviour.md
+    §13.2: an on_data 550 is a 5.7.1).
     """
     code, enhanced, text = decision.code, decision.enhanced, decision.text
     if code is None:
