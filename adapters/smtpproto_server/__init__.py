@@ -22,7 +22,8 @@ from smtpproto_server._sockets import (
 )
 from smtpproto_server._stream import AsyncStream, MessageStream, Stream, StreamAborted
 from smtpproto_server._threads import Threads, Timers
-from smtpproto_server._tls import TlsChannel, TlsContexts
+from smtpproto_server._tls import TlsContexts
+from smtpproto_server._tls_channel import TlsChannel
 from smtpproto_server._trace import trace_lines
 
 __all__ = [

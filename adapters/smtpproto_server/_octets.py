@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from smtpproto import TimerKind
     from smtpproto_server._application import Application
-    from smtpproto_server._tls import TlsChannel
+    from smtpproto_server._tls_channel import TlsChannel
 
 __all__ = ["HANDSHAKES", "Octets"]
 
