@@ -93,6 +93,11 @@ class _Facts:
         """What will be answered whatever the hook returns; final once `complete`."""
         return self._body.message.refusal
 
+    @property
+    def given_up(self) -> bool:
+        """What the hook returns is discarded: its time was up, its client is gone, or the server ends."""
+        return self._body.aborted is not None
+
     def _held(self, n: int = -1) -> bytes:
         """What an earlier read has left over, at most `n` octets of it."""
         rest, at = self._rest, self._at
