@@ -43,10 +43,10 @@ __all__ = ["Journal", "address_text", "log_to_stderr"]
 INDENT: Final = "  "
 MAX_SHOWN: Final = 10  # recipients on one line
 MAX_WAITING: Final = 2048  # lines for which nobody has room
-AT_ONCE: Final = 256  # lines that are written together
+SOON: Final = 0.05  # seconds; to wake the thread for each line costs more than the line
 PRINT_WITHIN: Final = 10.0  # seconds in which somebody reads on of what is printed
 PIECE: Final = 8192  # characters of a line of a message that are handled at once
-LINE: Final = "id=%s from=%s to=%s size=%s tls=%s user=%s stored=%s"
+LINE: Final = "id=%s from=<%s> to=%s size=%s tls=%s user=%s stored=%s"
 CUT_OFF: Final = "\njournal: the message above was cut off; it was not accepted\n"
 DIM: Final = re.sub(r" ?\w+=", "\x1b[2m\\g<0>\x1b[0m", LINE)  # for a terminal
 _LOG: Final = logging.getLogger("smtpproto")
@@ -56,8 +56,8 @@ class Journal:
     """Writes to the standard output, for any thread, and from several processes within `shared`."""
 
     __slots__ = (
-        "_begun", "_broken", "_cut", "_form", "_lines", "_losing", "_lost", "_output", "_turn", "_who",
-        "_worker",
+        "_begun", "_broken", "_closing", "_cut", "_form", "_lines", "_losing", "_lost", "_output", "_turn",
+        "_who", "_worker",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -67,6 +67,7 @@ class Journal:
         self._turn: Turn = Turn()
         self._who: str = ""
         self._lines: deque[str] = deque()
+        self._closing: threading.Event = threading.Event()
         self._begun: bool = False  # writing them was handed to the thread
         self._losing: threading.Lock = threading.Lock()
         self._lost: int = 0
@@ -133,20 +134,24 @@ class Journal:
 
     def close(self, seconds: float) -> None:
         """Write what waits, for so long."""
+        self._closing.set()
         self._worker.close(seconds)
 
     def _line(self, session: Session, size: int, stored: str) -> str:
-        envelope, sender = session.envelope, session.envelope.mail_from
+        sender, recipients = session.envelope.mail_from, session.envelope.rcpt_to
         facts = (
             f"{session.id}-{session.transaction}",  # as in the Received line
-            "<>" if sender is None else f"<{sender.address}>",
-            _some(envelope.rcpt_to),
-            str(size),
+            "" if sender is None else sender.address,
+            f"<{recipients[0].address}>" if len(recipients) == 1 else _some(recipients),
+            size,
             _tls(session),
-            "-" if session.user is None else str(session.user),
+            "-" if session.user is None else session.user,
             stored,
         )
-        return f"{self._form % tuple(map(visible, facts))}\n"
+        line = LINE % facts
+        if self._form is not LINE or not line.isprintable():
+            line = self._form % tuple([visible(str(fact)) for fact in facts])
+        return line + "\n"
 
     def _lose(self, count: int) -> None:
         with self._losing:
@@ -155,21 +160,29 @@ class Journal:
     # --- the thread's side --------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Write the lines that wait."""
-        self._begun = False  # before it is looked what there is
-        while count := min(len(self._lines), AT_ONCE):
-            lines = [self._lines.popleft() for _ in range(count)]
-            try:
-                with self._turn:
-                    self._output.write("".join(lines))
-                    self._tell_lost()
-            except OSError as error:
-                self._lose(count)
-                if not self._broken:
-                    _LOG.warning("cannot write to standard output: %s; lines are lost", error.strerror)
-                self._broken = True
-            else:
-                self._broken = False
+        """Write the lines that wait, and those that come soon after."""
+        while True:
+            while self._lines:
+                self._write_some()
+                self._closing.wait(SOON)
+            self._begun = False
+            if not self._lines:  # looked at after that, so none is left
+                return
+            self._begun = True
+
+    def _write_some(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        try:
+            with self._turn:
+                self._output.write("".join(lines))
+                self._tell_lost()
+        except OSError as error:
+            self._lose(len(lines))
+            if not self._broken:
+                _LOG.warning("cannot write to standard output: %s; lines are lost", error.strerror)
+            self._broken = True
+        else:
+            self._broken = False
 
     def _tell_lost(self) -> None:
         if lost := self._lost:
@@ -185,8 +198,8 @@ class Journal:
                 self._output.wait(0 if self._broken else PRINT_WITHIN)
                 for text in _gathered(chain([CUT_OFF] * self._cut, [line], _indented(content))):
                     _check(stream)
-                    self._output.write(text, PRINT_WITHIN)
                     begun = True
+                    self._output.write(text, PRINT_WITHIN)
         except BaseException as error:
             self._cut |= begun
             self._broken = isinstance(error, OSError)
@@ -279,8 +292,8 @@ class _Formatter(logging.Formatter):
 
 
 def _some(recipients: Sequence[Address]) -> str:
-    shown = ",".join([f"<{recipient.address}>" for recipient in recipients[:MAX_SHOWN]])
     more = len(recipients) - MAX_SHOWN
+    shown = ",".join([f"<{recipient.address}>" for recipient in recipients[:MAX_SHOWN]])
     return f"{shown},+{more} more" if more > 0 else shown
 
 
