@@ -168,7 +168,7 @@ def serve(
     # First without, because a directory is only made when everything else is well.
     options = settings.options(**hooks)
     core = checked(options, settings)
-    journal = Journal()
+    journal = Journal(sys.stdout)
     sink = _sink(maildir, journal, printing=printing, discard=discard, trace=not no_trace, name=options.name)
     options = settings.options(**hooks, on_data=runs.hook(sink))
     with place.bind() as bound:

@@ -32,11 +32,10 @@ from smtpproto_cli._text import visible
 from smtpproto_server._worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from smtpproto import Address, Session
-    from smtpproto_server import AsyncStream, Stream
 
 __all__ = ["Journal", "address_text", "log_to_stderr"]
 
@@ -53,15 +52,18 @@ _LOG: Final = logging.getLogger("smtpproto")
 
 
 class Journal:
-    """Writes to the standard output, for any thread, and from several processes within `shared`."""
+    """Writes to the standard output, for any thread, and from several processes within `shared`.
+
+    `output` is None if that was closed before we were started.
+    """
 
     __slots__ = (
         "_begun", "_broken", "_closing", "_cut", "_form", "_lines", "_losing", "_lost", "_output", "_turn",
         "_who", "_worker",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self._output: Output = Output(sys.stdout)
+    def __init__(self, output: TextIO | None) -> None:
+        self._output: Output = Output(output)
         self._form: str = DIM if self._output.is_terminal else LINE
         self._worker: Worker = Worker("smtpproto-journal")
         self._turn: Turn = Turn()
@@ -114,14 +116,16 @@ class Journal:
             except RuntimeError:  # no thread can be started now
                 self._begun = False
 
-    def printed(self, stream: Stream | AsyncStream, session: Session, content: IO[bytes]) -> Future[None]:
+    def printed(
+        self, session: Session, size: int, content: IO[bytes], given_up: Callable[[], bool]
+    ) -> Future[None]:
         """Say the same, and print the message.
 
         It is not printed if the hook is given up before its turn comes, and cut off if that happens within.
         It fails with OSError if it cannot be printed: with TimeoutError if nobody has read on for a while.
         """
-        line = self._line(session, stream.byte_length, "printed")
-        return self._worker.submit(lambda: self._print(line, content, stream))
+        line = self._line(session, size, "printed")
+        return self._worker.submit(lambda: self._print(line, content, given_up))
 
     def ending(self, clients: int) -> None:
         """Say, on the standard error output, what a server that was told to end waits for."""
@@ -171,25 +175,23 @@ class Journal:
             self._begun = True
 
     def _write_some(self) -> None:
+        lost = self._lost  # after the lines that wait now
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if lost:
+            lines.append(f"journal: {lost} lines were not written, as nobody read them\n")
         try:
             with self._turn:
                 self._output.write("".join(lines))
-                self._tell_lost()
         except OSError as error:
-            self._lose(len(lines))
+            self._lose(len(lines) - (lost > 0))
             if not self._broken:
                 _LOG.warning("cannot write to standard output: %s; lines are lost", error.strerror)
             self._broken = True
         else:
+            self._lose(-lost)
             self._broken = False
 
-    def _tell_lost(self) -> None:
-        if lost := self._lost:
-            self._output.write(f"journal: {lost} lines were not written, as nobody read them\n")
-            self._lose(-lost)
-
-    def _print(self, line: str, content: IO[bytes], stream: Stream | AsyncStream) -> None:
+    def _print(self, line: str, content: IO[bytes], given_up: Callable[[], bool]) -> None:
         begun = False
         content.seek(0)
         try:
@@ -197,7 +199,7 @@ class Journal:
                 # Messages that wait do not wait for each other's time to be up.
                 self._output.wait(0 if self._broken else PRINT_WITHIN)
                 for text in _gathered(chain([CUT_OFF] * self._cut, [line], _indented(content))):
-                    _check(stream)
+                    _check(given_up)
                     begun = True
                     self._output.write(text, PRINT_WITHIN)
         except BaseException as error:
@@ -208,7 +210,7 @@ class Journal:
 
 
 class Output:
-    """The standard output. Nothing happens if it was closed before we were started."""
+    """The standard output, past Python's buffers. Nothing happens if there is none."""
 
     __slots__ = ("_descriptor", "_encoding", "_poll", "is_terminal")
 
@@ -320,8 +322,8 @@ def _indented(content: IO[bytes]) -> Iterator[str]:
     text.detach()  # or it would close what is the caller's
 
 
-def _check(stream: Stream | AsyncStream) -> None:
-    if stream.given_up:
+def _check(given_up: Callable[[], bool]) -> None:
+    if given_up():
         raise RuntimeError("the hook was given up")
 
 

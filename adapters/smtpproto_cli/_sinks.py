@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import Future
     from pathlib import Path
-    from typing import Any
+    from typing import IO, Any
 
     from smtpproto import Session
     from smtpproto_cli._journal import Journal
@@ -131,7 +131,7 @@ class Printing:
                 async for chunk in stream:
                     spool.write(chunk)
                 if stream.refusal is None:
-                    await wait(self._journal.printed(stream, session, spool))
+                    await wait(self._printed(stream, session, spool))
 
         return on_data
 
@@ -142,12 +142,15 @@ class Printing:
             with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
                 spool.writelines(stream)
                 if stream.refusal is None:
-                    wait(self._journal.printed(stream, session, spool))
+                    wait(self._printed(stream, session, spool))
 
         return on_data
 
     def close(self, seconds: float) -> None:
         """Nothing was begun but what the journal ends."""
+
+    def _printed(self, stream: AsyncStream | Stream, session: Session, spool: IO[bytes]) -> Future[None]:
+        return self._journal.printed(session, stream.byte_length, spool, lambda: stream.given_up)
 
 
 class Discarding:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import signal
 import smtplib
-import socket
 import subprocess
-import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -109,7 +105,10 @@ def deliver(server: Running) -> None:
 
 
 def is_empty(server: Running) -> bool:
-    return not [*(server.directory / "mail" / "tmp").iterdir(), *(server.directory / "mail" / "new").iterdir()]
+    return not [
+        *(server.directory / "mail" / "tmp").iterdir(),
+        *(server.directory / "mail" / "new").iterdir(),
+    ]
 
 
 # --- clients ----------------------------------------------------------------------------------------
