@@ -17,7 +17,7 @@ import os
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias
 
 from smtpproto import Reject
 from smtpproto_server._worker import Worker
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "Delivery", "Incoming", "MessageFacts", "storage"]
 
 IN_MEMORY: Final = 64 * 1024  # octets of a message that wait in memory to be written
+SYNCING: Final = 8  # threads that sync files of a batch; a disk does together what is asked together
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -183,21 +184,29 @@ class Incoming:
             raise RuntimeError("the hook was given up")
 
 
+Batch: TypeAlias = list[tuple[Incoming, "Future[None]"]]
+
+
 class Batches:
     """Stores the messages that wait, and syncs the directory once for all of them."""
 
-    __slots__ = ("_new", "_written", "worker")
+    __slots__ = ("_helpers", "_new", "_written", "worker")
 
     def __init__(self, new: int) -> None:
         self.worker: Worker = Worker("smtpproto-maildir")
+        self._helpers: list[Worker] = [Worker("smtpproto-fsync") for _ in range(SYNCING - 1)]
         self._new: int = new
-        self._written: list[tuple[Incoming, Future[None]]] = []  # the thread's
+        self._written: Batch = []  # the thread's
 
     def submit(self, message: Incoming) -> Future[None]:
         """Store a message. Cancelled in time, it is not stored."""
         storing: Future[None] = Future()
         self.worker.put(partial(self._write, message, storing))
         return storing
+
+    def close(self, seconds: float) -> bool:
+        """End the threads when all is done, or give up after so long: False."""
+        return all(each.close(seconds) for each in (self.worker, *self._helpers))
 
     def _write(self, message: Incoming, storing: Future[None]) -> None:
         if not storing.set_running_or_notify_cancel():
@@ -215,8 +224,7 @@ class Batches:
         # All files are synced before the first is renamed. A file system with a journal has much of
         # it to do once only; a renaming in between would begin anew.
         batch, self._written = self._written, []
-        for step in (Incoming.sync, Incoming.rename):
-            batch = [each for each in batch if _done(step, *each)]
+        batch = _those_done(Incoming.rename, self._synced(batch))
         if not batch:
             return
         try:
@@ -230,14 +238,31 @@ class Batches:
             for _, storing in batch:
                 storing.set_result(None)
 
+    def _synced(self, batch: Batch) -> Batch:
+        own, *shares = (batch[first::SYNCING] for first in range(min(SYNCING, len(batch))))
+        syncing: list[Future[Batch]] = []
+        for helper, share in zip(self._helpers, shares, strict=False):
+            try:
+                syncing.append(helper.submit(partial(_those_done, Incoming.sync, share)))
+            except RuntimeError:  # no thread can be started now
+                own += share
+        done = _those_done(Incoming.sync, own)
+        for each in syncing:
+            done += each.result()
+        return done
 
-def _done(step: Callable[[Incoming], None], message: Incoming, storing: Future[None]) -> bool:
-    try:
-        step(message)
-    except BaseException as error:  # noqa: BLE001 - it is raised in the hook
-        storing.set_exception(error)
-        return False
-    return True
+
+def _those_done(step: Callable[[Incoming], None], batch: Batch) -> Batch:
+    """Take a step with each message; those with which it went well."""
+    done: Batch = []
+    for message, storing in batch:
+        try:
+            step(message)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the hook
+            storing.set_exception(error)
+        else:
+            done.append((message, storing))
+    return done
 
 
 class Delivery:

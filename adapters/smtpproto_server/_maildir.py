@@ -118,7 +118,7 @@ class Maildir:
         Waits `timeout` seconds for work that was begun. If the disk hangs for longer, the thread and the
         descriptors are left as they are.
         """
-        if not self._writer.worker.close(timeout):
+        if not self._writer.close(timeout):
             return  # it would go on with whatever has these descriptors by then
         tmp, new, self._tmp, self._new = self._tmp, self._new, -1, -1
         for descriptor in (tmp, new):
