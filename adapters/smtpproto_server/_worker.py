@@ -1,16 +1,17 @@
 # A thread for work that may block: files, and an output that nobody reads.
 #
 # One thread does what it is handed in the order in which it was handed over, so whatever only its
-# work touches needs no lock. It is a daemon: a disk that hangs keeps no process from ending.
+# work touches needs no lock. Threads and queues are taken from their modules when they are needed, since
+# gevent may have patched them by then. It is a daemon: a disk that hangs keeps no process from ending.
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 from concurrent.futures import Future
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Worker:
         self._name: str = name
         self._begins: threading.Lock = threading.Lock()
         self._process: int = 0
-        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def put(self, work: Callable[[], object]) -> None:
@@ -65,14 +66,14 @@ class Worker:
         with self._begins:
             if self._process == os.getpid():
                 return
-            self._queue = SimpleQueue()
+            self._queue = queue.SimpleQueue()
             self._thread = threading.Thread(target=_work, args=(self._queue,), name=self._name, daemon=True)
             self._thread.start()
             self._process = os.getpid()
 
 
-def _work(queue: SimpleQueue[Callable[[], object] | None]) -> None:
-    while (work := queue.get()) is not None:
+def _work(waiting: queue.SimpleQueue[Callable[[], object] | None]) -> None:
+    while (work := waiting.get()) is not None:
         try:
             work()
         except Exception:  # noqa: BLE001 - the next work is somebody else's

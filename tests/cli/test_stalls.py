@@ -30,10 +30,11 @@ WITH_COROUTINES: Final = ("asyncio", "uvloop", "anyio", "trio")
 LONG: Final = f"{'a' * 60}@{'b' * 60}.test"
 MANY: Final = 300  # messages; their lines fill any pipe
 
-# An fsync of what the environment names waits while a file exists.
+# An fsync of what the environment names waits while a file exists, and makes another to say so.
 HOLD: Final = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,7 +47,10 @@ int fsync(int descriptor) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, PATH_MAX);
     path[length < 0 ? 0 : length] = 0;
-    while (strstr(path, getenv("HELD")) && access(getenv("HOLD"), F_OK) == 0) usleep(1000);
+    while (strstr(path, getenv("HELD")) && access(getenv("HOLD"), F_OK) == 0) {
+        close(open(getenv("MET"), O_CREAT | O_WRONLY, 0600));
+        usleep(1000);
+    }
     return real(descriptor);
 }
 """
@@ -67,12 +71,17 @@ class Disk:
 
     def __init__(self, library: Path, folder: Path, held: str) -> None:
         self._hold: Path = folder / "hold"
+        self._met: Path = folder / "met"
         self.environment: dict[str, str] = {
-            "LD_PRELOAD": str(library), "HOLD": str(self._hold), "HELD": held,
+            "LD_PRELOAD": str(library), "HOLD": str(self._hold), "MET": str(self._met), "HELD": held,
         }  # fmt: skip
 
     def stop(self) -> None:
         self._hold.touch()
+
+    def wait(self) -> None:
+        """Wait until somebody waits for it."""
+        wait_until(self._met.exists, PATIENCE)
 
     def go_on(self) -> None:
         self._hold.unlink()
@@ -134,6 +143,7 @@ def test_while_the_disk_hangs_other_clients_are_served(serve: Serve, runtime: st
     disk.stop()
     smtp = in_data(server)
     smtp.send(b".\r\n")
+    disk.wait()
     with client(server) as other:
         assert other.ehlo()[0] == 250
     disk.go_on()
@@ -171,7 +181,7 @@ def test_a_disk_that_hangs_delays_the_end_by_seconds_only(
     disk.stop()
     smtp = in_data(server)
     smtp.send(b".\r\n")
-    wait_until(lambda: any((server.directory / "mail" / "tmp").iterdir()), PATIENCE)
+    disk.wait()
     began = time.monotonic()
     server.send(signal.SIGTERM)
     assert server.status() == 0
