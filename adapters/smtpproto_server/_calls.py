@@ -258,8 +258,7 @@ class Calls(Octets):
                 if stream.claimed and why == "timeout":
                     self.hook_ends = NEVER  # its message is being stored: what it says will count
                     return
-                stream.given_up = True
-            stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
+                stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
             stream.wake_reader()
         self.given_up = why
         if self.in_thread and why == "timeout" and self.hook_name != "resolver":
@@ -270,7 +269,7 @@ class Calls(Octets):
     def claim(self, stream: MessageStream) -> bool:
         """See `MessageStream.claim`."""
         with self.server.verdicts:
-            if stream.given_up or stream.aborted is not None or stream.ended:
+            if stream.given_up or stream.ended:
                 return False
             stream.claimed = True
             return True
