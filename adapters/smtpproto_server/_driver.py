@@ -460,14 +460,15 @@ class Driver(Calls):
     # --- before the greeting: the delay, the name, on_connect -------------------------------------
 
     def _arrive(self, _event: Event) -> None:
-        delay = self.server.options.early_talker_delay
-        if not delay:
+        if delay := self.server.options.early_talker_delay:
+            self.ends = self.clock() + delay
+            self._wait_for(DELAY)
+            if self.channel is not None:
+                self._decrypt(self.channel)
+        else:
             self._look_up()
-            return
-        self.ends = self.clock() + delay
-        self._wait_for(DELAY)
-        if self.channel is not None:
-            self._decrypt(self.channel)
+        if self.stopping:  # a stop that was seen before ends the delay and the look-up, too
+            self.stop_seen, self.noted = 0, True
 
     def _end_delay(self) -> None:
         self.waits = HOOK
