@@ -63,7 +63,8 @@ _NEED_DATA, _CLOSED = Signal.NEED_DATA, Signal.CLOSED
 _DATA, _ARRIVED, _AT_END = State.DATA, State.ARRIVED, State.CLOSED
 
 _ENDING: Final = frozenset({Wait.LAST_REPLY, Wait.LINGER, Wait.PARTED})
-_PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
+INTERNAL_ERROR: Final = "internal error"
+_PEER_IS_GONE: Final = frozenset({"connection lost", INTERNAL_ERROR})
 _PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
 
 
@@ -343,10 +344,16 @@ class Driver(Calls):
 
     def _fail(self, error: Exception) -> None:
         self.server.report(error, "socket", self.session)
+        if self.reason == INTERNAL_ERROR:  # again
+            self.end()
+            return
         self.connection_lost()
-        self.lost, self.reason = True, "internal error"
+        self.lost, self.reason = True, INTERNAL_ERROR
         if self.hook is None:
             self._finish()
+        else:  # it is to be told, and given up
+            self.noted = True
+            self.poke()
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -454,7 +461,7 @@ class Driver(Calls):
         return True
 
     def _note_end(self, event: ConnectionClosed) -> bool:
-        self.reason = event.reason
+        self.reason = self.reason or event.reason
         return True
 
     # --- before the greeting: the delay, the name, on_connect -------------------------------------
