@@ -292,7 +292,7 @@ class Calls(Octets):
         elif name == "on_close":
             self.over()
         else:
-            self.answer = value
+            self.answer = ACCEPT if value is None and name in _YES_IS_NONE else value
 
     def _instead(self, name: str, value: Any, error: BaseException | None, *, ran: bool) -> Any:
         """What counts for a hook that failed, was given up, or whose client is gone."""
