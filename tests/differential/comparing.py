@@ -1,0 +1,157 @@
+# One conversation on every player, the first difference between two of them, and the smallest conversation
+# that still shows it.
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from differential.events import play_events
+from differential.served_now import play_now
+from differential.served_then import play_then
+from differential.talks import SETTINGS, Step, cut, talk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from differential.talks import Talk
+    from differential.versions import Version
+
+__all__ = ["DELIBERATE", "Deliberate", "Difference", "compare", "shown", "smallest"]
+
+Played = "list[tuple[Any, ...]]"
+
+
+class Deliberate(NamedTuple):
+    """A difference that is meant."""
+
+    reason: str
+    is_it: Callable[[tuple[Any, ...], tuple[Any, ...]], bool]
+    """Given the first step that differs, as it is now and as it was then."""
+
+
+def _octets(now: bytes, then: bytes) -> Callable[[tuple[Any, ...], tuple[Any, ...]], bool]:
+    return lambda new, old: now in new[0] and now not in old[0] and then in old[0]
+
+
+DELIBERATE: Final[Sequence[Deliberate]] = (
+    Deliberate(
+        "Octets are read while a hook is waited for, so a client that begins its handshake before the 220 has "
+        "sent data after STARTTLS (RFC 3207), also where they came separately.",
+        _octets(b"554 5.5.0 Error: data after STARTTLS", b"220 2.0.0 Ready to start TLS"),
+    ),
+)
+
+
+class Difference(NamedTuple):
+    """Where two plays of a conversation part."""
+
+    talk: Talk
+    players: str
+    step: int
+    now: Any
+    then: Any
+
+
+def compare(today: Version, earlier: Version, given: Talk) -> tuple[int, Difference | None]:
+    """How often the conversation was played, and the first difference that is not meant."""
+    plays = 0
+    for each in (given, cut(given)):
+        for count, players, now, then in _pairs(today, earlier, each):
+            plays += count
+            found = _first(each, players, now, then)
+            if found is not None:
+                return plays, found
+    return plays, None
+
+
+def _pairs(today: Version, earlier: Version, given: Talk) -> Iterator[tuple[int, str, Any, Any]]:
+    """How many plays, the players' names, and what they saw."""
+    yield 2, "events", play_events(today, given), play_events(earlier, given)
+    served = play_then(earlier, given)
+    yield 2, "driver, coroutine hooks", play_now(today, given), served
+    yield 1, "driver, plain hooks on the stack", play_now(today, given, "all"), served
+    if not given.waits:
+        yield 1, "driver, plain hooks among coroutines", play_now(today, given, "some"), served
+
+
+def _first(given: Talk, players: str, now: Any, then: Any) -> Difference | None:
+    for number, (new, old) in enumerate(zip(now, then, strict=False)):
+        if new != old:
+            if any(each.is_it(new, old) for each in DELIBERATE):
+                return None
+            return Difference(given, players, number, new, old)
+    if len(now) != len(then):
+        return Difference(given, players, min(len(now), len(then)), now[len(then) :], then[len(now) :])
+    return None
+
+
+# --- the smallest conversation ------------------------------------------------------------------------
+
+
+def smallest(today: Version, earlier: Version, found: Difference) -> Difference:
+    """The same difference, or another one, in a conversation from which nothing can be left out."""
+    best, goes_on = found, True
+    while goes_on:
+        goes_on = False
+        for smaller in _smaller(best.talk):
+            difference = _again(today, earlier, smaller, best.players)
+            if difference is not None:
+                best, goes_on = difference, True
+                break
+    return best
+
+
+def _again(today: Version, earlier: Version, given: Talk, players: str) -> Difference | None:
+    for _, names, now, then in _pairs(today, earlier, given):
+        if names == players:
+            return _first(given, players, now, then)
+    return None
+
+
+def _smaller(given: Talk) -> Iterator[Talk]:
+    steps = given.steps
+    half = len(steps) // 2
+    while half:  # large pieces first
+        for at in range(0, len(steps), half):
+            yield replace(given, steps=steps[:at] + steps[at + half :])
+        half //= 2
+    for at, (step, following) in enumerate(zip(steps, steps[1:], strict=False)):
+        if step.what == following.what == "octets":
+            yield replace(given, steps=(*steps[:at], Step("octets", step.of + following.of), *steps[at + 2 :]))
+    for at, step in enumerate(steps):
+        if step.what == "octets" and step.of.count(b"\n") > 1:
+            lines = step.of.splitlines(keepends=True)
+            for line in range(len(lines)):
+                rest = b"".join(lines[:line] + lines[line + 1 :])
+                yield replace(given, steps=(*steps[:at], Step("octets", rest), *steps[at + 1 :]))
+    for flag in ("asks", "early"):
+        if getattr(given, flag):
+            yield replace(given, **{flag: False})
+
+
+def shown(found: Difference) -> str:
+    """A difference to be read."""
+    given = found.talk
+    setting = {name: value for name, value in SETTINGS[given.setting].items() if value != SETTINGS[0].get(name)}
+    lines = [
+        f"seed {given.seed}, {found.players}, {setting}, asks={given.asks} waits={given.waits} early={given.early}"
+    ]
+    for number, step in enumerate(given.steps):
+        mark = ">" if number + 1 == found.step else " "
+        lines.append(f"  {mark} {step.what} {'' if step.of is None else repr(step.of)[:200]}")
+    return "\n".join([*lines, *_both(found.now, found.then, "  ")])
+
+
+def _both(now: Any, then: Any, indent: str) -> list[str]:
+    if isinstance(now, list | tuple) and isinstance(then, list | tuple):
+        for number, (new, old) in enumerate(zip(now, then, strict=False)):
+            if new != old:
+                return _both(new, old, indent)
+        now, then = now[len(then) :], then[len(now) :]
+    return [f"{indent}now:  {repr(now)[-600:]}", f"{indent}then: {repr(then)[-600:]}"]
+
+
+def played(today: Version, earlier: Version, seed: int) -> tuple[int, Difference | None]:
+    """The conversation of a seed."""
+    return compare(today, earlier, talk(seed))
