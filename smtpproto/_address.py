@@ -100,7 +100,7 @@ class Address:
 def read_path(
     argument: str, keyword: Literal["FROM", "TO"], *, lenient: bool = False
 ) -> tuple[Address, str] | None:
-    """Read `FROM:<reverse-path>` or `TO:<forward-path>`: what stands behind the verb and one blank.
+    """Read `FROM:<reverse-path>` or `TO:<forward-path>`: what stands after the verb and one blank.
 
     The address, and what follows its `>`, unread; None if the grammar has no place for it.
     Characters outside ASCII are no fault here.
@@ -136,7 +136,7 @@ _ROUTE: Final = rf"@({DOMAIN}(?:,@{DOMAIN})*):"
 
 # RFC 5321 §4.1.1.2   "MAIL FROM:" (Path / "<>")
 # RFC 5321 §4.1.1.3   "RCPT TO:" ("<Postmaster>" / Path)
-# Groups: source route, those of a mailbox, what stands in place of one. Blanks behind the colon are
+# Groups: source route, those of a mailbox, what stands in place of one. Blanks after the colon are
 # against RFC 5321 §3.3, but many a client sends one.
 _FROM: Final = r"[Ff][Rr][Oo][Mm]: *+"
 _TO: Final = r"[Tt][Oo]: *+"
@@ -168,10 +168,15 @@ PLAIN_MAILBOX: Final = rf"{_ATEXT}(?:\.{_ATEXT})*+@{_SUB_DOMAIN}(?:\.{_SUB_DOMAI
 
 
 def _path(  # noqa: PLR0917 - the groups of PATHS
-    route: str | None, mailbox: str, local: str, domain: str, ipv6: str | None, special: str | None
+    route: str | None,
+    mailbox: str | None,
+    local: str | None,
+    domain: str | None,
+    ipv6: str | None,
+    special: str | None,
 ) -> Address | None:
-    if special is not None:
-        return Address(special)
+    if mailbox is None or local is None or domain is None:  # none of the three: `<>` or `<Postmaster>`
+        return Address(special or "")
     if route is not None and not all(map(is_domain, route.split(",@"))):
         return None
     return _mailbox(mailbox, local, domain, ipv6)

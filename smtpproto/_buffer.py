@@ -29,11 +29,11 @@ class LineFault(enum.Enum):
     AUTH_TOO_LONG = enum.auto()
     """The same for a line of an AUTH exchange (RFC 4954 §4), which has a limit of its own."""
     ENDLESS = enum.auto()
-    """Far beyond the limit and still no CRLF; always behind another fault. Close."""
+    """Far beyond the limit and still no CRLF; always after another fault. Close."""
 
 
 class _Dropping:
-    """The state behind a fault: the rest of the line goes, up to and including its CRLF."""
+    """The state after a fault: the rest of the line goes, up to and including its CRLF."""
 
     __slots__ = ("after_cr", "ceiling", "length")
 
@@ -197,7 +197,7 @@ class LineBuffer:
         end = chunk.find(CRLF, at, room)
         line += chunk[at : end + 2 if end >= 0 else room]
         control = _CONTROL.search(line, held - line.endswith(b"\r", 0, held))
-        # How many octets the verdict needs: behind a CR one more, as it may be half of a CRLF.
+        # How many octets the verdict needs: after a CR one more, as it may be half of a CRLF.
         needed = limit + 1 if control is None else control.end() + (control[0] == b"\r")
         if len(line) <= limit and len(line) < needed:
             self.begun, self.at = line, len(chunk)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "Core", "Signal"]
 
-# Octets that may wait behind an open question, beyond one line, before reading should pause.
+# Octets that may wait while a question is open, beyond one line, before reading should pause.
 HIGH_WATER: Final = 64 * 1024
 CLOSED: Final = State.CLOSED  # an enum's members are slow to find in CPython 3.11
 

@@ -82,13 +82,12 @@ class Pending:
 PENDING: Final = Pending()
 """Not decided yet: `decide` follows."""
 
-# The plainest lines. `lastindex` says which it is.
+# The plainest lines, all far shorter than any limit. `lastindex` says which it is.
 PLAIN_LINE: Final = re.compile(
     rf"MAIL FROM:<({PLAIN_MAILBOX})>\r\n|RCPT TO:<({PLAIN_MAILBOX})>\r\n|(DATA\r\n)|(RSET\r\n)".encode()
 ).match
 MAIL_LINE, RCPT_LINE, DATA_LINE = 1, 2, 3
 PLAIN_VERBS: Final = frozenset({"MAIL", "RCPT", "DATA", "RSET"})
-LONGEST_PLAIN_LINE: Final = len("MAIL FROM:<>\r\n") + MAX_MAILBOX
 
 
 class Engine(Core):
@@ -146,8 +145,7 @@ class Engine(Core):
             verbs=verbs_without(absent),
         )
         self.max_recipients: int = NO_LIMIT if most is None else most
-        shortest = min(options.max_line_length, options.max_auth_line_length)
-        self.reads_plain: bool = shortest >= LONGEST_PLAIN_LINE and not absent & PLAIN_VERBS
+        self.reads_plain: bool = not absent & PLAIN_VERBS
         self.undisturbed: bool = False
         begin(self)
 

@@ -20,7 +20,7 @@ from smtpproto_server import NEVER, Driver, has_octets
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
     from smtpproto_asyncio._server import SMTPServer
     from smtpproto_server import AsyncStream, Stream
@@ -96,9 +96,17 @@ class Connection(Driver):
         """The hook that runs has been raised a cancellation."""
         super().__init__(server, **facts)
         self.running = True  # until the transport is there, whatever comes is only noted
+        # The first step is taken here, as for a hook: one turn of the loop less than in the task.
+        protocol = Protocol(self, server.read_buffer)
+        making = loop.connect_accepted_socket(lambda: protocol, sock)
+        try:
+            self._trap = making.send(None)
+        except OSError as error:  # the client was gone before we looked
+            server.log.debug("a connection was lost at once: %r", error)
+            self.lost = self.noted = True
         self._context: contextvars.Context = contextvars.copy_context()
         self.task: asyncio.Task[None] = loop.create_task(
-            self._serve(), name="smtpproto connection", context=self._context
+            self._serve(making), name="smtpproto connection", context=self._context
         )
 
     # --- being moved on ---------------------------------------------------------------------------
@@ -119,18 +127,16 @@ class Connection(Driver):
         transport.set_write_buffer_limits(0)
         self.run(self.begin)
 
-    async def _serve(self) -> None:
+    async def _serve(self, making: Coroutine[Any, Any, object]) -> None:
         """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
         try:
             try:
-                protocol = Protocol(self, self.server.read_buffer)
-                await self.loop.connect_accepted_socket(lambda: protocol, self.sock)
-            except OSError as error:  # gone before we looked
-                self.server.log.debug("a connection was lost at once: %r", error)
-                self._begin_lost()
+                await self._end_making(making)
             except asyncio.CancelledError:
                 self._refused = self.task.cancelling()
-                self._begin_lost()
+                self.lose()
+            if self._transport is None:
+                self.begin()
             while self in self.server.peers:
                 self._awaited = self.loop.create_future()
                 try:
@@ -140,15 +146,22 @@ class Connection(Driver):
                     self._cancelled(error)
                 await self._await_hook()
         finally:
+            making.close()
             if self in self.server.peers:
                 self.end()
         if self._refused:
             raise asyncio.CancelledError
 
-    def _begin_lost(self) -> None:
-        self.lose()
-        if self._transport is None:
-            self.begin()
+    @coroutine
+    def _end_making(self, making: Coroutine[Any, Any, object]) -> Generator[Any, Any, None]:
+        """Await what is left of making the transport."""
+        waiter, self._trap = self._trap, NOTHING
+        if waiter is NOTHING:
+            return
+        if not waiter.done():
+            yield waiter
+        with contextlib.suppress(StopIteration):
+            making.send(None)
 
     @coroutine
     def _await_hook(self) -> Generator[Any, Any, None]:

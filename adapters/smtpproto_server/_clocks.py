@@ -1,6 +1,6 @@
 # The time limits of one connection, as far as the client is waited for.
 #
-# The core says where each limit begins (TimerChanged) and what happens when it has run out; this file
+# The core says where a limit begins and what happens when it has run out; this file
 # says which one runs out first. It has no clock: every method is given the time, in seconds.
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
     from smtpproto import Engine, TimerKind
     from smtpproto_server._options import Options
 
-__all__ = ["DEFAULT_WINDOW", "NEVER", "Clocks"]
+__all__ = ["DEFAULT_WINDOW", "KEPT", "NEVER", "Clocks"]
 
 NEVER: Final = float("inf")
+KEPT: Final = frozenset({"session_timeout", "proxy_timeout", "tls_handshake_timeout", "greeting_timeout"})
+"""The limits that begin where the core says; the others follow from what is waited for."""
 DEFAULT_WINDOW: Final = 60.0  # seconds over which min_data_rate is judged without socket_timeout
 
 _DATA: Final = State.DATA  # an enum's members are slow to find in CPython 3.11
 _SESSION_MAY_END: Final = frozenset({State.GREETED, State.READY, State.AUTH, State.MAIL, State.RCPT})
-_PHASES: Final = frozenset({"proxy_timeout", "tls_handshake_timeout", "greeting_timeout"})
 
 
 class Clocks:
     """Which time limit runs out next, and when. A limit that is off ends never."""
 
     __slots__ = (
-        "_data_left", "_line_ends", "_options", "_window_began", "_window_left", "phase", "phase_ends",
+        "_data_left", "_options", "_window_began", "_window_left", "line_ends", "phase", "phase_ends",
         "session_ends", "since",
     )  # fmt: skip
 
@@ -39,17 +40,17 @@ class Clocks:
         self.phase: TimerKind | None = None
         """What runs before the greeting or in a handshake, until `phase_ends`."""
         self.phase_ends: float = NEVER
-        self._line_ends: float = NEVER
+        self.line_ends: float = NEVER
+        """When `command_timeout` is over for the line that is pending."""
         self._data_left: float = NEVER
         self._window_left: float = NEVER  # of the window over which min_data_rate is judged
         self._window_began: int = 0  # the length of the message when the window began
 
-    def set(self, kind: TimerKind, seconds: float | None, now: float) -> None:
-        """A limit of the core begins, or ends (None)."""
-        ends = NEVER if seconds is None else now + seconds
+    def set(self, kind: TimerKind, ends: float) -> None:
+        """A limit among KEPT ends then."""
         if kind == "session_timeout":
             self.session_ends = ends
-        elif kind in _PHASES:
+        else:
             self.phase, self.phase_ends = kind, ends
 
     def begin_message(self) -> None:
@@ -60,14 +61,6 @@ class Clocks:
             NEVER if options.min_data_rate is None else options.socket_timeout or DEFAULT_WINDOW
         )
         self._window_began = 0
-
-    def answered(self) -> None:
-        """A line has been answered: if one is pending, it is another."""
-        self._line_ends = NEVER
-
-    def session_is_over(self, state: State, now: float) -> bool:
-        """The session's time has run out, and in this state that may be said."""
-        return self.session_ends <= now and state in _SESSION_MAY_END
 
     def idle_until(self) -> float:
         """When `socket_timeout` runs out for the wait that goes on."""
@@ -83,13 +76,13 @@ class Clocks:
                 kind, when = "data_timeout", since + self._data_left
             if since + self._window_left < when:
                 kind, when = "min_data_rate", since + self._window_left
-        elif engine.line_pending:
-            if self._line_ends == NEVER:
-                self._line_ends = since + (self._options.command_timeout or NEVER)
-            if self._line_ends < when:
-                kind, when = "command_timeout", self._line_ends
+        elif engine.buffer.begun is not None:
+            if self.line_ends == NEVER:
+                self.line_ends = since + (self._options.command_timeout or NEVER)
+            if self.line_ends < when:
+                kind, when = "command_timeout", self.line_ends
         else:
-            self._line_ends = NEVER
+            self.line_ends = NEVER
         if self.phase_ends < when:
             kind, when = self.phase, self.phase_ends
         if self.session_ends < when and state in _SESSION_MAY_END:

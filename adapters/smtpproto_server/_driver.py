@@ -39,14 +39,14 @@ from smtpproto import (
     VerifyRequested,
 )
 from smtpproto_server._calls import NO_ANSWER, Calls
-from smtpproto_server._clocks import NEVER
+from smtpproto_server._clocks import KEPT, NEVER
 from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results
 from smtpproto_server._octets import HANDSHAKES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from smtpproto import Event, IncomingMessage
+    from smtpproto import Event, IncomingMessage, TimerKind
     from smtpproto_server._application import Application
 
 __all__ = ["PARTED", "Driver", "Wait"]
@@ -68,6 +68,8 @@ class Wait(Enum):
     LAST_REPLY = "the last reply to be sent"
     LINGER = "the client to read the last reply"
     PARTED = "on_close, after the socket was closed"
+
+    __hash__ = object.__hash__  # Enum's own is Python code
 
 
 # An enum's members are slow to find in CPython 3.11.
@@ -155,11 +157,12 @@ class Driver(Calls):
 
     def received(self, data: bytes) -> None:
         """Octets have come from the socket; b"" is their end."""
-        if self.running or self.channel is not None or not data or self.waits in _ENDING:
+        if self.running or self.channel is not None or not data or self.state is _AT_END:
             self.inbox.append(data)
             self.noted = True
         else:
-            self._heard()
+            if self.clocks.since:
+                self._heard()
             self.receive_data(data)
         self.go_on()
         # While the client is waited for, all that comes has been taken.
@@ -248,7 +251,9 @@ class Driver(Calls):
                 if self.noted:
                     continue
                 if signal is _NEED_DATA:
-                    if not self.full and not self._decrypt() and self._wait_for_client():
+                    if self.full or (self.channel is not None and self._decrypt(self.channel)):
+                        continue
+                    if self._wait_for_client():
                         return
                 elif self._stands_still():
                     return
@@ -287,15 +292,14 @@ class Driver(Calls):
 
     def _heard(self) -> None:
         """Octets, or their end: the wait for the client is over."""
-        clocks = self.clocks
-        if clocks.since:
-            if self.state is _DATA and self.transfer is not None:
-                self._charge(self.transfer)
-            clocks.since = 0.0
+        if self.state is _DATA and self.transfer is not None:
+            self._charge(self.transfer)
+        self.clocks.since = 0.0
 
     def _take(self, data: bytes) -> None:
-        self._heard()
-        if self.waits in _ENDING:
+        if self.clocks.since:
+            self._heard()
+        if self.state is _AT_END:
             self._drain(data)
         elif self.channel is not None:
             self._take_encrypted(self.channel, data)
@@ -360,28 +364,28 @@ class Driver(Calls):
 
     # --- time -------------------------------------------------------------------------------------
 
-    def start_timer(self, kind: Any, seconds: float | None) -> None:
-        """A limit begins."""
-        if seconds is not None:
-            self.clocks.set(kind, seconds, self.clock())
+    def start_timer(self, kind: TimerKind, seconds: float | None) -> None:
+        """A limit of the core begins."""
+        if kind in KEPT and seconds is not None:
+            self.clocks.set(kind, self.clock() + seconds)
 
-    def stop_timer(self, kind: Any, seconds: float | None) -> None:
-        """A limit ends."""
-        if seconds is not None:
-            self.clocks.set(kind, None, 0.0)
+    def stop_timer(self, kind: TimerKind, seconds: float | None) -> None:  # noqa: ARG002 - the core's signature
+        """A limit of the core ends."""
+        self.clocks.set(kind, NEVER)
 
     def _wait_for_client(self) -> bool:
         """Wait for octets; False if the session's time is over already."""
         clocks, now = self.clocks, self.clock()
         if not clocks.since:  # else the wait goes on that has begun
             clocks.since = now
-        if clocks.session_is_over(self.state, now):
-            self.timeout("session_timeout")
+        kind, when = clocks.next(self)
+        if when <= now and kind == "session_timeout":
+            self.timeout(kind)
             return False
         if self.held:
             self._release()
         self.waits = CLIENT
-        self.alarm(clocks.next(self)[1])
+        self.alarm(when)
         return True
 
     def _wait_for_room(self) -> None:
@@ -486,7 +490,8 @@ class Driver(Calls):
             return
         self.ends = self.clock() + delay
         self._wait_for(DELAY)
-        self._decrypt()
+        if self.channel is not None:
+            self._decrypt(self.channel)
 
     def _end_delay(self) -> None:
         self.waits = HOOK

@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto import Engine, NeedsStartTLS, NeedsTLS, State
-from smtpproto_server._clocks import Clocks
+from smtpproto_server._clocks import NEVER, Clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,22 +71,18 @@ class Octets(Engine):
 
     def _flush(self) -> None:
         """Send the replies that are ready."""
-        self.clocks.answered()
-        self._send(self.data_to_send())
+        self.clocks.line_ends = NEVER  # a line was answered: if one is pending, it is another
+        octets = self.data_to_send()
+        if self.channel is not None:
+            self.channel.write(octets)
+            octets = self.channel.outgoing()
+        if not self.lost:
+            self.send(octets)
 
     def _flush_due(self) -> None:
         """A hook is waited for: what was answered before it goes out."""
         if self.out:
             self._flush()
-
-    def _send(self, octets: bytes) -> None:
-        channel = self.channel
-        if channel is not None:
-            if octets:
-                channel.write(octets)
-            octets = channel.outgoing()
-        if octets and not self.lost:
-            self.send(octets)
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -133,7 +129,9 @@ class Octets(Engine):
             done = channel.handshake()
         except (ssl.SSLError, ssl.CertificateError) as fault:
             error = fault
-        self._send(b"")  # TLS's own alert, too
+        octets = channel.outgoing()  # TLS's own alert, too
+        if octets and not self.lost:
+            self.send(octets)
         if error is not None:
             self.connection_lost()
             self.server.report(error, "tls", self.session)
@@ -149,16 +147,15 @@ class Octets(Engine):
         else:
             channel.receive_eof()
         if self.state is _ARRIVED:  # a client that talks too soon interrupts the hook
-            self._decrypt()
-        if not data and not self._decrypt():
+            self._decrypt(channel)
+        if not data and not self._decrypt(channel):
             self.receive_eof()
         if channel.pending > READ_AHEAD:
             self._hold()
 
-    def _decrypt(self) -> bool:
+    def _decrypt(self, channel: TlsChannel) -> bool:
         """Pass on what the TLS layer has ready; False when it needs more octets first."""
-        channel = self.channel
-        if channel is None or not self.wants_data or type(self.asked) in HANDSHAKES:
+        if not self.wants_data or type(self.asked) in HANDSHAKES:
             return False
         try:
             plain = channel.read()

@@ -139,16 +139,13 @@ class ServerCore(Application):
         if isinstance(name, tuple):  # not a unix socket
             with contextlib.suppress(OSError):  # a reply never waits for the one before to be acknowledged
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        local, remote = socket_address(name), (remote_address, remote_port)
-        if None in remote:
+        local = socket_address(name)
+        if local_address is not None or local_port is not None:
+            local = (_first(local_address, local[0]), _first(local_port, local[1]))
+        if remote_address is None or remote_port is None:
             remote = socket_address(_asked(sock.getpeername))
-        driver = self.begin(
-            (_first(local_address, local[0]), _first(local_port, local[1])),
-            (_first(remote_address, remote[0]), _first(remote_port, remote[1])),
-            clock,
-            id,
-            sock=sock,
-        )
+            remote_address, remote_port = _first(remote_address, remote[0]), _first(remote_port, remote[1])
+        driver = self.begin(local, (remote_address, remote_port), clock, id, sock=sock)
         if driver is None:
             sock.close()
         return driver

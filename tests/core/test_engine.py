@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ from smtpproto.testing._conversation import answer, final_state, joined
 from smtpproto.testing.strategies import cut, cuts, decisions, in_lmtp, make_options, options, sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from smtpproto.testing.strategies import Fields, Given, Said
 
@@ -77,11 +78,9 @@ class Asked(Engine):
     ) -> None:
         self.events_seen: list[Event] = []
         self.sent: bytes = b""
-        self.answers: dict[type[Event], Any] = {
-            kind: list(value) if isinstance(value, list) else value for kind, value in answers.items()
-        }
+        self.answers: dict[type[Event], Any] = {kind: copy(value) for kind, value in answers.items()}
         self.at_once: bool = at_once
-        self.go_on: Any = cycle(go_on)
+        self.go_on: Iterator[bool] = cycle(go_on)
         super().__init__(
             given, local=("192.0.2.25", 25), peer=("192.0.2.1", 4321), ask=ask, tls_available=True,
             entropy=ENTROPY,
@@ -90,12 +89,12 @@ class Asked(Engine):
     def hook(self, event: Event) -> Accept | Pending:
         """Whether the plain yes is the next answer to such an event; then it is used up."""
         self.events_seen.append(event)
-        answers = self.answers.get(type(event), ACCEPT)
-        decided = (answers[0] if answers else ACCEPT) if isinstance(answers, list) else answers
-        if not self.at_once or decided is not ACCEPT:
+        answers: Any = self.answers.get(type(event), ACCEPT)
+        queue = cast("list[Any]", answers) if isinstance(answers, list) else [answers]
+        if not self.at_once or (queue and queue[0] is not ACCEPT):
             return PENDING
-        if isinstance(answers, list) and answers:
-            answers.pop(0)
+        if queue:
+            queue.pop(0)
         return ACCEPT
 
     def ask_mail(self, address: Address) -> Accept | Pending:
@@ -436,13 +435,14 @@ def test_without_a_limit_there_may_be_any_number_of_recipients() -> None:
 
 
 @pytest.mark.parametrize("how", [
-    {"disabled_commands": ("RSET",)}, {"max_line_length": 100}, {"auth_optional": False},
+    {"disabled_commands": ("RSET",)}, {"auth_optional": False},
     {"needs_upgrade": True}, {"ask": [TransactionReset, DataRequested]},
 ])  # fmt: skip
 def test_the_options_hold_for_plain_lines_too(how: dict[str, Any]) -> None:
-    given = dict(how)
+    given: dict[str, Any] = dict(how)
     ask = given.pop("ask", ())
-    made_of = Options(**{"auth_optional": True, "hide_enhancedstatuscodes": False, **given})
+    given = {"auth_optional": True, "hide_enhancedstatuscodes": False, **given}
+    made_of = Options(**given)
     said = MAIL + RCPT + DATA + b"RSET\r\n"
     plain, other = (Asked(made_of, {}, ask=ask) for _ in "12")
     for engine, octets in ((plain, said), (other, said.lower())):
