@@ -110,8 +110,8 @@ class _Player:
         connection = self.connection
         question = connection.question
         self.record.end_step(
-            connection.state.name, connection.wants_data, connection.line_pending, connection.in_message,
-            None if question is None else type(question).__name__, session_facts(connection.session),
+            connection.session, connection.state.name, connection.wants_data, connection.line_pending, connection.in_message,
+            None if question is None else type(question).__name__,
         )  # fmt: skip
 
     def take(self, step: Step) -> None:

@@ -35,10 +35,12 @@ class Record:
         """Octets for the client."""
         self._octets.append(octets)
 
-    def end_step(self, *facts: Any) -> None:
+    def end_step(self, session: Any, *facts: Any) -> None:
         """All that a step has led to was seen."""
         seen = [bytes(each) if isinstance(each, bytearray) else each for each in self._seen]
-        self.steps.append((b"".join(self._octets), seen, facts))
+        octets = b"".join(self._octets)
+        quiet = not octets and len(seen) < 2  # most steps: a look at the session would cost the most
+        self.steps.append((octets, seen, facts, None if quiet else session_facts(session)))
         self._seen, self._octets = [], []
 
 
@@ -46,7 +48,7 @@ def address_facts(address: Any) -> tuple[Any, ...] | None:
     """All of an address."""
     if address is None:
         return None
-    return (address.address, address.local, address.domain, dict(address.args), repr(address.dsn))
+    return (address.address, address.local, address.domain, dict(address.args), tuple(address.dsn))
 
 
 def session_facts(session: Any) -> tuple[Any, ...]:
@@ -55,10 +57,10 @@ def session_facts(session: Any) -> tuple[Any, ...]:
     return (
         address_facts(envelope.mail_from), [address_facts(each) for each in envelope.rcpt_to],
         envelope.body_type, envelope.smtp_utf8, envelope.require_tls, envelope.declared_size,
-        repr(envelope.dsn), session.transaction, session.user, session.error, session.secure,
+        tuple(envelope.dsn), session.transaction, session.user, session.error, session.secure,
         session.opening_command, session.host_name_appears_as, session.client_hostname,
         session.remote_address, session.remote_port, session.local_address, session.local_port,
-        session.lmtp, session.servername, session.tls_options, repr(session.proxy),
+        session.lmtp, session.servername, session.tls_options, session.proxy and repr(session.proxy),
         dict(session.x_client), dict(session.x_forward), session.transmission_type,
     )  # fmt: skip
 

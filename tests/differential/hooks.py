@@ -12,7 +12,7 @@ from functools import cache, partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from differential.facts import Record, session_facts, value_facts
+from differential.facts import Record, value_facts
 from differential.talks import CHALLENGE, ENTROPY, GOODBYE, HELLO, SETTINGS
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Stage:
 
     def end_step(self, session: Any, *facts: Any) -> None:
         """All that a step has led to was seen."""
-        self.record.end_step(*facts, session_facts(session))
+        self.record.end_step(session, *facts)
 
     # --- hooks ------------------------------------------------------------------------------------
 

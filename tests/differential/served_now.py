@@ -49,6 +49,8 @@ class _Now(Driver):
         self.silent: bool = False
         """The client has ended its output."""
         self.when: float = NEVER
+        self.until: float = NEVER
+        """When the time of this step is over."""
         self.poked: bool = False
         self.holding: bool = False
         self.suspended: bool = False
@@ -66,6 +68,7 @@ class _Now(Driver):
         self.end_step()
         while self.todo and not self.has_finished:
             self.take(self.todo.pop(0))
+            self.see_out()
             self.end_step()
         server = self.server
         self.stage.record.note("over", self.has_finished, server._clients, server._refusing, len(server.connections))
@@ -88,7 +91,8 @@ class _Now(Driver):
             case "hook":
                 self.hook_goes_on()
             case "time":
-                self._pass(step.of[0])
+                self.until = self.stage.now + step.of[0]
+                self.pass_time()
             case "stop":
                 self.stop(now=step.of)
             case _:
@@ -122,18 +126,27 @@ class _Now(Driver):
             return False
         return True
 
-    def _pass(self, seconds: float) -> None:
-        until = self.stage.now + seconds
+    def pass_time(self) -> None:
+        """Until the step's time is over, or a hook on the stack has to go on first."""
         for _ in range(MOST):
             self.settle()
-            if self.when > until:
+            if self.until == NEVER or self.hook_goes_first():  # NEVER: a hook has seen the step out
+                return
+            if self.when > self.until:
                 break
             self.stage.now, self.when = max(self.stage.now, self.when), NEVER
             self.expired()
         else:
             raise AssertionError("time does not pass")
-        self.stage.now = until
-        self.settle()
+        self.stage.now, self.until = self.until, NEVER
+
+    def see_out(self) -> None:
+        """Let what is left of the step's time pass."""
+        while self.until != NEVER:
+            self.pass_time()
+
+    def hook_goes_first(self) -> bool:
+        return False
 
     # --- what a runtime adds ----------------------------------------------------------------------
 
@@ -185,6 +198,7 @@ class _Plain(_Now):
         self.due: Callable[[], Any] | None = None
         self.on_stack: bool = False
         self.struck: bool = False
+        self.woken: bool = False
         stage.wait = self._wait
         super().__init__(server, stage, **facts)
 
@@ -212,26 +226,47 @@ class _Plain(_Now):
     def cancel_hook(self) -> None:
         self.struck = True
 
+    def hook_goes_first(self) -> bool:
+        return self.on_stack and (self.struck or self.woken)
+
+    def _wake(self) -> None:
+        self.woken = True
+
     def _wait(self) -> None:
         """The hook waits: the conversation goes on until the step that ends the wait."""
         self._flush_due()
-        while self.todo and not self.struck:
+        while not self.struck and self._more():
             self.end_step()
             step = self.todo.pop(0)
             if step.what == "hook":
                 return
             self.take(step)
-        raise Cancelled
+        if self.struck:
+            raise Cancelled
+
+    def _more(self) -> bool:
+        """See the step out; whether there is another one."""
+        while self.until != NEVER and not self.struck:
+            self.pass_time()
+        return bool(self.todo) and not self.struck
 
     def read_plainly(self, stream: Stream) -> bytes:
         self.begin_read(stream)
+        stream.reader = self._wake
         try:
-            while (piece := self.try_read(stream)) is None and self.todo:
-                self.end_step()
-                self.take(self.todo.pop(0))
+            while (piece := self.try_read(stream)) is None:
+                self.woken = False
+                if self.until != NEVER:
+                    self.pass_time()
+                elif self.todo:
+                    self.end_step()
+                    self.take(self.todo.pop(0))
+                else:
+                    break
                 if self.struck:
                     raise Cancelled
         finally:
+            self.woken = False
             self.end_read(stream)
         return piece or b""
 

@@ -24,7 +24,7 @@ HELLO: Final = b"\x16\x03"
 """What stands for the client's TLS handshake."""
 GOODBYE: Final = b"\x15"
 """What stands for the end of TLS."""
-MOST_PIECES: Final = 60  # of octets that come together
+MOST_PIECES: Final = 25  # of octets that come together
 WAITS: Final = 4  # of eight questions in a conversation with hooks that wait, so many are waited for
 
 EVERY: Final[Mapping[str, Any]] = {
