@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from differential.events import play_events
 from differential.served_now import play_now
 from differential.served_then import play_then
-from differential.talks import SETTINGS, Step, cut, talk
+from differential.talks import SETTINGS, Step, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from differential.versions import Version
 
 __all__ = ["DELIBERATE", "Deliberate", "Difference", "compare", "shown", "smallest"]
-
-Played = "list[tuple[Any, ...]]"
 
 
 class Deliberate(NamedTuple):
@@ -35,16 +34,26 @@ def _octets(now: bytes, then: bytes) -> Callable[[tuple[Any, ...], tuple[Any, ..
     return lambda new, old: now in new[0] and now not in old[0] and then in old[0]
 
 
+def _one_batch_later(new: tuple[Any, ...], old: tuple[Any, ...]) -> bool:
+    before, too_late, _ = old[0].partition(b"421 4.4.2 Timeout - closing connection\r\n")
+    return bool(too_late) and new[0] != old[0] and new[0].startswith(before)
+
+
 DELIBERATE: Final[Sequence[Deliberate]] = (
     Deliberate(
-        "Octets are read while a hook is waited for, so a client that begins its handshake before the 220 has "
-        "sent data after STARTTLS (RFC 3207), also where they came separately.",
+        "Octets are read while a hook is waited for. So a client that begins its handshake before the 220 "
+        "has sent data after STARTTLS (RFC 3207), also where the two came separately.",
         _octets(b"554 5.5.0 Error: data after STARTTLS", b"220 2.0.0 Ready to start TLS"),
     ),
     Deliberate(
-        "A client that talks before the greeting, while the server is told to stop and a hook is waited for, gets "
-        "the one 421 or the other: both are true, and both ends are the same.",
+        "A client that talks before the greeting, while the server stops and a hook is waited for, gets one "
+        "of two 421 replies. Both are true, and the connection ends with either.",
         _octets(b"421 mx.test You talk too soon", b"421 Server shutting down"),
+    ),
+    Deliberate(
+        "Commands that came while a hook was waited for are answered before the time of the session is looked "
+        "at: it is looked at whenever the client is waited for, and no more than a buffer of them can be there.",
+        _one_batch_later,
     ),
 )
 
@@ -131,27 +140,31 @@ def _smaller(given: Talk) -> Iterator[Talk]:
         for at in range(0, len(steps), half):
             yield replace(given, steps=steps[:at] + steps[at + half :])
         half //= 2
-    for at, (step, following) in enumerate(zip(steps, steps[1:], strict=False)):
+    for at, (step, following) in enumerate(pairwise(steps)):
         if step.what == following.what == "octets":
-            yield replace(given, steps=(*steps[:at], Step("octets", step.of + following.of), *steps[at + 2 :]))
+            yield replace(
+                given, steps=(*steps[:at], Step("octets", step.of + following.of), *steps[at + 2 :])
+            )
     for at, step in enumerate(steps):
         if step.what == "octets" and step.of.count(b"\n") > 1:
             lines = step.of.splitlines(keepends=True)
             for line in range(len(lines)):
                 rest = b"".join(lines[:line] + lines[line + 1 :])
                 yield replace(given, steps=(*steps[:at], Step("octets", rest), *steps[at + 1 :]))
-    for flag in ("asks", "early"):
-        if getattr(given, flag):
-            yield replace(given, **{flag: False})
+    if given.asks:
+        yield replace(given, asks=False)
+    if given.early:
+        yield replace(given, early=False)
 
 
 def shown(found: Difference) -> str:
     """A difference to be read."""
     given = found.talk
-    setting = {name: value for name, value in SETTINGS[given.setting].items() if value != SETTINGS[0].get(name)}
-    lines = [
-        f"seed {given.seed}, {found.players}, {setting}, asks={given.asks} waits={given.waits} early={given.early}"
-    ]
+    setting = {
+        name: value for name, value in SETTINGS[given.setting].items() if value != SETTINGS[0].get(name)
+    }
+    flags = f"asks={given.asks} waits={given.waits} early={given.early}"
+    lines = [f"seed {given.seed}, {found.players}, {setting}, {flags}"]
     for number, step in enumerate(given.steps):
         mark = ">" if number + 1 == found.step else " "
         lines.append(f"  {mark} {step.what} {'' if step.of is None else repr(step.of)[:200]}")
@@ -160,13 +173,8 @@ def shown(found: Difference) -> str:
 
 def _both(now: Any, then: Any, indent: str) -> list[str]:
     if isinstance(now, list | tuple) and isinstance(then, list | tuple):
-        for number, (new, old) in enumerate(zip(now, then, strict=False)):
+        for new, old in zip(now, then, strict=False):
             if new != old:
                 return _both(new, old, indent)
         now, then = now[len(then) :], then[len(now) :]
     return [f"{indent}now:  {repr(now)[-600:]}", f"{indent}then: {repr(then)[-600:]}"]
-
-
-def played(today: Version, earlier: Version, seed: int) -> tuple[int, Difference | None]:
-    """The conversation of a seed."""
-    return compare(today, earlier, talk(seed))

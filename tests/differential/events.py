@@ -10,15 +10,14 @@ from differential.facts import Record, event_facts, session_facts
 from differential.talks import CHALLENGE, ENTROPY, HELLO, SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from differential.talks import Step, Talk
     from differential.versions import Version
 
 __all__ = ["play_events"]
 
-# What is decided, made for the version that is asked: its module, the event and the session.
-Choice = "Callable[[Any, Any, Any], Any]"
+# Each makes a decision for a version: given its module, the event and the session.
 _NO: Final[Sequence[Any]] = (
     lambda p, _e, _s: p.Reject(),
     lambda p, _e, _s: p.Reject(451, "4.7.1"),
@@ -103,15 +102,15 @@ class _Player:
         self.asked: Counter[str] = Counter()
         self.left: int = 0  # how often a hook step comes yet before the open question is decided
         self.shaken: bytes = b""
-        if "max_clients" in SETTINGS[talk.setting] and talk.seed % 4 == 0:
+        if talk.refused:
             self.connection.refuse()
 
     def end_step(self) -> None:
         connection = self.connection
         question = connection.question
         self.record.end_step(
-            connection.session, connection.state.name, connection.wants_data, connection.line_pending, connection.in_message,
-            None if question is None else type(question).__name__,
+            connection.session, connection.state.name, connection.wants_data, connection.line_pending,
+            connection.in_message, None if question is None else type(question).__name__,
         )  # fmt: skip
 
     def take(self, step: Step) -> None:

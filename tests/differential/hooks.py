@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from differential.talks import Talk
     from differential.versions import Version
 
-__all__ = ["WAIT", "Cancelled", "Stage", "server_for"]
+__all__ = ["WAIT", "Cancelled", "Stage", "facts_of_connection", "server_for"]
 
 ALL: Final = -1  # to be read: the rest of the message
 
@@ -68,7 +68,7 @@ def _nothing(times: int) -> Sequence[Any]:
 def _each(_p: Any, args: Sequence[Any]) -> Any:
     p, session = _p, args[-1]
     given = (None, p.Reject(452), "kept", p.Accept(), p.Reject(421))
-    count = len(session.envelope.rcpt_to) + (session.transaction % 5 == 4)  # noqa: PLR2004 - now and then
+    count = len(session.envelope.rcpt_to) + (session.transaction % 5 == 4)
     return [given[n % 5] for n in range(count)]
 
 
@@ -86,7 +86,13 @@ _ANSWERS: Final[Mapping[str, Sequence[Any]]] = {
         lambda _p, _: "name",
         *_NO,
     ),
-    "on_data": (*_nothing(20), lambda p, _: p.Accept(text="as 1"), lambda _p, _: "queued", *[_each] * 6, *_NO),
+    "on_data": (
+        *_nothing(20),
+        lambda p, _: p.Accept(text="as 1"),
+        lambda _p, _: "queued",
+        *[_each] * 6,
+        *_NO,
+    ),
     "on_command": (*_nothing(8), lambda p, _: p.Accept(250), *_NO),
     "on_vrfy": (*_nothing(3), lambda p, _: p.Accept(250, text="b"), *_NO),
     "on_close": (*_nothing(8), lambda _p, _: ValueError("hook-failed")),
@@ -344,14 +350,9 @@ _LACKING: Final[Sequence[frozenset[str]]] = (
 )
 
 
-def facts_of(talk: Talk) -> dict[str, Any]:
+def facts_of_connection() -> dict[str, Any]:
     """What a connection is made with."""
     return {
         "local": ("192.0.2.25", 25), "peer": ("192.0.2.1", 4321), "session_id": "0123456789abcdef",
         "tls_available": True, "entropy": ENTROPY, "started": 0,
     }  # fmt: skip
-
-
-def is_refused(talk: Talk) -> bool:
-    """The client is over the limit."""
-    return "max_clients" in SETTINGS[talk.setting] and talk.seed % 4 == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from differential.hooks import Cancelled, Stage, facts_of, is_refused, server_for
+from differential.hooks import Cancelled, Stage, facts_of_connection, server_for
 from differential.talks import TAIL
 from smtpproto_server import NEVER, Driver
 
@@ -25,10 +25,10 @@ def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, .
     stage = Stage(version, talk)
     server = server_for(version, talk.setting, talk.seed // 64, asks=talk.asks, plain=plain)
     server.stage = stage
-    runtime = _RUNTIMES[plain](server, stage, ask=server._questions(), **facts_of(talk))
+    runtime = _RUNTIMES[plain](server, stage, ask=server._questions(), **facts_of_connection())
     server.connections.add(runtime.session)
     server.peers.add(runtime)
-    if is_refused(talk):
+    if talk.refused:
         runtime.refuse()
         runtime.counted = False
         server._refusing += 1
@@ -71,7 +71,9 @@ class _Now(Driver):
             self.see_out()
             self.end_step()
         server = self.server
-        self.stage.record.note("over", self.has_finished, server._clients, server._refusing, len(server.connections))
+        self.stage.record.note(
+            "over", self.has_finished, server._clients, server._refusing, len(server.connections)
+        )
         self.stage.record.note("reports", *self.stage.record.reports)
         self.end_step()
         server._clients = server._refusing = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from differential.hooks import WAIT, Cancelled, Stage, facts_of, is_refused, server_for
+from differential.hooks import WAIT, Cancelled, Stage, facts_of_connection, server_for
 from differential.talks import TAIL
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ def play_then(version: Version, talk: Talk) -> list[tuple[Any, ...]]:
 
 @coroutine
 def _pulled(pull: Any) -> Generator[Any, Any, bytes]:
-    return (yield pull)
+    piece: bytes = yield pull
+    return piece
 
 
 def _out_of_groups(error: BaseException) -> BaseException:
     """An error alone in a group counts as itself: so had it the adapter of anyio, and so have all today."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while isinstance(error, BaseExceptionGroup):
+        inside: tuple[BaseException, ...] = error.exceptions
+        if len(inside) != 1:
+            break
+        error = inside[0]
     return error
 
 
@@ -44,10 +49,12 @@ class _Then:
         self.stage: Stage = Stage(version, talk)
         server = self.server = server_for(version, talk.setting, talk.seed // 64, asks=talk.asks)
         server.stage = self.stage
-        core = self.core = version.smtpproto.Connection(server.options, ask=server._questions(), **facts_of(talk))
+        core = self.core = version.smtpproto.Connection(
+            server.options, ask=server._questions(), **facts_of_connection()
+        )
         self.serving: Any = self.s.Serving(server, core, self.stage.clock)
         server.connections.add(core.session)
-        if is_refused(talk):
+        if talk.refused:
             core.refuse()
             self.serving.counted = False
             server._refusing += 1
@@ -95,7 +102,7 @@ class _Then:
                 if not (self.silent or self.lost):
                     self.inbox.append(step.of or b"")
                     self.silent = step.what == "eof"
-                    if self.waits and self.ask[1]:
+                    if step.of and self.waits and self.ask[1]:
                         self._give_up(self.s.Outcome.INTERRUPTED)
             case "hook":
                 if self.waits:
@@ -230,8 +237,6 @@ class _Then:
 
     def _give_up(self, outcome: Any) -> None:
         self.waits = False
-        try:
+        with contextlib.suppress(BaseException):  # what it says counts no more
             self.hook.throw(Cancelled())
-        except BaseException:  # noqa: BLE001, S110 - what it says counts no more
-            pass
         self._resume(outcome)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["NotInHistory", "Version", "earlier", "today"]
 
@@ -59,7 +59,7 @@ def _take_out(commit: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _set_aside() -> Iterator[None]:
+def _set_aside() -> Generator[None]:
     """Nothing of the packages has been imported yet; afterwards what was imported before."""
     kept = {name: sys.modules.pop(name) for name in _imported()}
     try:
@@ -75,7 +75,7 @@ def _imported() -> list[str]:
 
 
 @contextlib.contextmanager
-def _found_first(folders: list[str]) -> Iterator[None]:
+def _found_first(folders: list[str]) -> Generator[None]:
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path[:0] = folders
     importlib.invalidate_caches()
