@@ -85,7 +85,10 @@ class LineBuffer:
     def feed(self, data: bytes, most: int | None = None) -> bool:
         """Take in octets from the peer, unless `most` are held already; nothing is looked at yet."""
         used_up = self.at == len(self.chunk) and self.later is None
-        if not (used_up and self.begun is None) and most is not None and len(self) >= most:
+        if used_up and self.begun is None:
+            self.chunk, self.at = data, 0
+            return True
+        if most is not None and len(self) >= most:
             return False
         if used_up:
             self.chunk, self.at = data, 0

@@ -390,7 +390,8 @@ def _read_lines(engine: Engine) -> Signal | None:  # noqa: C901, PLR0911, PLR091
     engine.undisturbed = True
     while engine.undisturbed:
         chunk, at = buffer.chunk, buffer.at
-        if at == len(chunk) and buffer.is_used_up():
+        if at == len(chunk) and buffer.later is None:
+            buffer.chunk, buffer.at = b"", 0  # an idle connection holds no octets
             return NEED_DATA
         match = PLAIN_LINE(chunk, at)
         if match is None:

@@ -20,7 +20,8 @@ from anyio import from_thread, to_thread
 from smtpproto_server import NEVER, PARTED, SocketDriver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    import socket
+    from collections.abc import Callable, Generator, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -44,7 +45,9 @@ class Connection(SocketDriver):
 
     server: SMTPServer
 
-    def __init__(self, server: SMTPServer, **facts: Any) -> None:
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         self._tasks: TaskGroup | None = None
         self._own: int = 0
         """The id of the task that serves."""
@@ -66,7 +69,7 @@ class Connection(SocketDriver):
         """Somebody else has cancelled the connection."""
         self._shielded: bool = False
         """What is left is being done where nothing cancels it."""
-        super().__init__(server, **facts)
+        super().__init__(server, sock, clock, facts)
 
     # --- the whole ------------------------------------------------------------------------------------
 

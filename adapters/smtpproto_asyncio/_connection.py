@@ -20,7 +20,7 @@ from smtpproto_server import NEVER, Driver, has_octets
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator, Mapping
 
     from smtpproto_asyncio._server import SMTPServer
     from smtpproto_server import AsyncStream, Stream
@@ -78,7 +78,9 @@ class Connection(Driver):
     # Of the application's class; an adapter's own server is always this one.
     server: SMTPServer
 
-    def __init__(self, server: SMTPServer, *, sock: socket.socket, **facts: Any) -> None:
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         loop = self.loop = server.loop
         self.sock: socket.socket = sock
         self._transport: asyncio.Transport | None = None
@@ -94,7 +96,7 @@ class Connection(Driver):
         """How often by somebody else, who is obeyed when the connection has ended."""
         self._struck: bool = False
         """The hook that runs has been raised a cancellation."""
-        super().__init__(server, **facts)
+        super().__init__(server, clock, facts)
         self.running = True  # until the transport is there, whatever comes is only noted
         # The first step is taken here, as for a hook: one turn of the loop less than in the task.
         protocol = Protocol(self, server.read_buffer)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from smtpproto_server import NEVER, PARTED, SocketDriver, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from smtpproto_blocking._server import SMTPServer
     from smtpproto_server import MessageStream, Stream
@@ -57,7 +57,9 @@ class Connection(SocketDriver):
 
     server: SMTPServer
 
-    def __init__(self, server: SMTPServer, **facts: Any) -> None:
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         self.lock: threading.RLock = threading.RLock()
         self._polling: threading.Lock = threading.Lock()
         """Held while a thread waits for the client, so a hook that was left behind, reading, goes first."""
@@ -65,7 +67,7 @@ class Connection(SocketDriver):
         """The hook that is to be called."""
         self._timer_at: float = NEVER
         """When the server's timer calls."""
-        super().__init__(server, **facts)
+        super().__init__(server, sock, clock, facts)
 
     # --- the thread -----------------------------------------------------------------------------------
 

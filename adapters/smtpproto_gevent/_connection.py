@@ -15,7 +15,8 @@ from gevent.hub import Waiter
 from smtpproto_server import NEVER, PARTED, SocketDriver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Mapping
 
     from smtpproto_gevent._server import SMTPServer
     from smtpproto_server import MessageStream, Stream
@@ -40,9 +41,11 @@ class Connection(SocketDriver):
 
     server: SMTPServer
 
-    def __init__(self, server: SMTPServer, **facts: Any) -> None:
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         hub = self._hub = gevent.get_hub()
-        descriptor = facts["sock"].fileno()
+        descriptor = sock.fileno()
         self._readable: Any = hub.loop.io(descriptor, READ)
         self._writable: Any = hub.loop.io(descriptor, WRITE)
         self._timer: Any = None
@@ -55,7 +58,7 @@ class Connection(SocketDriver):
         """The hook that has the greenlet."""
         self._noticing: object | None = None
         """A callback of the hub that sees whether a hook waits."""
-        super().__init__(server, **facts)
+        super().__init__(server, sock, clock, facts)
         self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
         self._greenlet.start()
 

@@ -18,7 +18,7 @@ from smtpproto_server._octets import Octets
 from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream, Stream, StreamAborted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from smtpproto import Accept, Address, IncomingMessage, Pending
     from smtpproto_server._application import Application
@@ -42,7 +42,7 @@ class Calls(Octets):
     eager: ClassVar[bool] = sys.version_info >= (3, 12)
     """A task may take its first step within a hook's step: `own_step` is asked whose step it is."""
 
-    def __init__(self, server: Application, **facts: Any) -> None:
+    def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         self.running: bool = False
         """The engine or a hook is on the stack."""
         self.noted: bool = False
@@ -63,7 +63,7 @@ class Calls(Octets):
         """The message that on_data is reading."""
         self.result: Any = ACCEPT
         """What on_data said before the end of its message."""
-        super().__init__(server, **facts)
+        super().__init__(server, clock, facts)
 
     # --- what a runtime adds ----------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class Calls(Octets):
     def _instead(self, name: str, value: Any, error: BaseException | None, *, ran: bool) -> Any:
         """What counts for a hook that failed, was given up, or whose client is gone."""
         why, self.given_up = self.given_up, None
-        lost = self.lost and ran
+        lost = self.lost and ran and name != "on_close"  # there nobody is to be answered
         if name == "resolver":
             return error if why is None else TimeoutError("the look-up was given up")
         if why == "timeout":

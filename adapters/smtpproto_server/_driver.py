@@ -46,7 +46,7 @@ from smtpproto_server._octets import HANDSHAKES
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from smtpproto import Event, IncomingMessage, TimerKind
+    from smtpproto import Event, TimerKind
     from smtpproto_server._application import Application
 
 __all__ = ["PARTED", "Driver", "Wait"]
@@ -109,7 +109,7 @@ class Driver(Calls):
 
     __slots__ = ("counted", "ends", "inbox", "linger", "peeks", "reason", "stop_seen", "stopping", "waits")
 
-    def __init__(self, server: Application, **facts: Any) -> None:
+    def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         self.waits: Wait = CLIENT
         """What is awaited, while nothing runs."""
         self.ends: float = NEVER
@@ -127,7 +127,7 @@ class Driver(Calls):
         """Why the connection has ended."""
         self.counted: bool = True
         """Counted for `max_clients`; False for a connection over the limit."""
-        super().__init__(server, **facts)
+        super().__init__(server, clock, facts)
 
     # --- what a runtime adds ----------------------------------------------------------------------
 
@@ -161,8 +161,9 @@ class Driver(Calls):
             self.inbox.append(data)
             self.noted = True
         else:
-            if self.clocks.since:
-                self._heard()
+            if self.clocks.since and self.state is _DATA:
+                self._charge()
+            self.clocks.since = 0.0
             self.receive_data(data)
         self.go_on()
         # While the client is waited for, all that comes has been taken.
@@ -272,9 +273,12 @@ class Driver(Calls):
             if self.waits is not DELAY:
                 self._wait_for(HOOK)
             return True
-        if self.peeks and not self.eof and self.octets_wait():
-            self.peeks = False
-            return self._wait_for_client()
+        if self.peeks and not self.eof:
+            if self.channel is not None and self._decrypt(self.channel):
+                return False
+            if self.octets_wait():
+                self.peeks = False
+                return self._wait_for_client()
         self._decide_asked()
         return False
 
@@ -290,15 +294,10 @@ class Driver(Calls):
             looks_up = self.hook is not None and self.hook_name == "resolver"
             self.shutdown(now=self.stopping > 1 or self.waits is DELAY or looks_up)
 
-    def _heard(self) -> None:
-        """Octets, or their end: the wait for the client is over."""
-        if self.state is _DATA and self.transfer is not None:
-            self._charge(self.transfer)
-        self.clocks.since = 0.0
-
     def _take(self, data: bytes) -> None:
-        if self.clocks.since:
-            self._heard()
+        if self.clocks.since and self.state is _DATA:
+            self._charge()
+        self.clocks.since = 0.0
         if self.state is _AT_END:
             self._drain(data)
         elif self.channel is not None:
@@ -395,14 +394,15 @@ class Driver(Calls):
             self.clocks.since = self.clock()
             self._wait_for(ROOM)
 
-    def _charge(self, message: IncomingMessage) -> None:
-        if not self.clocks.charge(self.clock(), message.byte_length):
+    def _charge(self) -> None:
+        """The wait for octets of a message is over, or has lasted for a while."""
+        message = self.transfer
+        if message is not None and not self.clocks.charge(self.clock(), message.byte_length):
             self.timeout("min_data_rate")
 
     def _client_is_late(self, kind: Any) -> None:
         if kind == "min_data_rate":
-            if self.transfer is not None:
-                self._charge(self.transfer)
+            self._charge()
             return
         if kind == "tls_handshake_timeout":
             self.server.report(TimeoutError("the TLS handshake took too long"), "tls", self.session)

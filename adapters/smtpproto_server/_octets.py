@@ -9,7 +9,7 @@ from smtpproto import Engine, NeedsStartTLS, NeedsTLS, State
 from smtpproto_server._clocks import NEVER, Clocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from smtpproto_server._application import Application
     from smtpproto_server._tls import TlsChannel
@@ -28,7 +28,8 @@ class Octets(Engine):
 
     __slots__ = ("channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
 
-    def __init__(self, server: Application, *, clock: Callable[[], float], **facts: Any) -> None:
+    def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
+        """`facts` are what an Engine takes besides its options."""
         self.server: Application = server
         self.clock: Callable[[], float] = clock
         self.clocks: Clocks = Clocks(server.options)
@@ -72,7 +73,9 @@ class Octets(Engine):
     def _flush(self) -> None:
         """Send the replies that are ready."""
         self.clocks.line_ends = NEVER  # a line was answered: if one is pending, it is another
-        octets = self.data_to_send()
+        out = self.out
+        octets = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
         if self.channel is not None:
             self.channel.write(octets)
             octets = self.channel.outgoing()
@@ -148,8 +151,6 @@ class Octets(Engine):
             channel.receive_eof()
         if self.state is _ARRIVED:  # a client that talks too soon interrupts the hook
             self._decrypt(channel)
-        if not data and not self._decrypt(channel):
-            self.receive_eof()
         if channel.pending > READ_AHEAD:
             self._hold()
 
@@ -162,8 +163,9 @@ class Octets(Engine):
         except ssl.SSLError as error:
             self._peer_lost(error)
             return True
+        ended = channel.closed or channel.ended
         if plain:
             self.receive_data(plain)
-        elif channel.closed:
+        elif ended:
             self.receive_eof()
-        return bool(plain) or channel.closed
+        return bool(plain) or ended

@@ -52,7 +52,7 @@ class ServerCore(Application):
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         self.listeners: list[Listener] = []
         self._warned: bool = False
-        self._asked: frozenset[type[Event]] = frozenset()
+        self._asked: frozenset[type[Event]] | None = None
         super().__init__(options, **option_fields)
 
     # --- listening and closing ----------------------------------------------------------------------
@@ -145,18 +145,18 @@ class ServerCore(Application):
         if remote_address is None or remote_port is None:
             remote = socket_address(_asked(sock.getpeername))
             remote_address, remote_port = _first(remote_address, remote[0]), _first(remote_port, remote[1])
-        driver = self.begin(local, (remote_address, remote_port), clock, id, sock=sock)
+        driver = self.begin(sock, local, (remote_address, remote_port), clock, id)
         if driver is None:
             sock.close()
         return driver
 
     def begin(
         self,
+        sock: socket.socket | None,
         local: tuple[str, int],
         remote: tuple[str, int],
         clock: Callable[[], float],
         session_id: str | None = None,
-        **more: Any,
     ) -> Any:
         """Count a new connection in and make what serves it; None: close it without a word."""
         options = self.options
@@ -164,18 +164,16 @@ class ServerCore(Application):
         refused = limit is not None and self._clients >= limit
         if refused and options.secure and not options.secured and self._refusing >= (limit or 0):
             return None
-        driver = self.driver(
-            self,
-            clock=clock,
-            local=local,
-            peer=remote,
-            session_id=session_id or new_id(),
-            ask=self._questions(),
-            tls_available=self.contexts.available,
-            entropy=os.urandom(16) if "CRAM-MD5" in options.auth_methods else b"",
-            started=int(time.time()),
-            **more,
-        )
+        facts = {
+            "local": local,
+            "peer": remote,
+            "session_id": session_id or new_id(),
+            "ask": self._questions(),
+            "tls_available": self.contexts.available,
+            "entropy": os.urandom(16) if "CRAM-MD5" in options.auth_methods else b"",
+            "started": int(time.time()),
+        }
+        driver = self.driver(self, sock, clock, facts)
         if refused:
             driver.refuse()
             driver.counted = False
@@ -188,13 +186,17 @@ class ServerCore(Application):
         return driver
 
     def _questions(self) -> frozenset[type[Event]]:
-        """Those that hooks are set for; mostly the same for all connections, and then one object."""
-        questions = frozenset(
-            [kind for name, kind in _QUESTION_OF.items() if getattr(self, name) is not None]
-        )
-        if questions != self._asked:
-            self._asked = questions
+        """Those that hooks are set for: one object for all connections."""
+        if self._asked is None:
+            self._asked = frozenset(
+                kind for name, kind in _QUESTION_OF.items() if getattr(self, name) is not None
+            )
         return self._asked
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _QUESTION_OF:  # a hook may be set at any time
+            self._asked = None
 
 
 _ID_CHARACTERS: Final = b"0123456789abcdefghijklmnopqrstuv" * 8  # five bits of each random octet count

@@ -11,6 +11,8 @@ from smtpproto_server._driver import Driver
 from smtpproto_server._sockets import has_octets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from smtpproto_server._application import Application
 
 __all__ = ["SocketDriver"]
@@ -23,13 +25,15 @@ class SocketDriver(Driver):
 
     __slots__ = ("rest", "sock", "when")
 
-    def __init__(self, server: Application, *, sock: socket.socket, **facts: Any) -> None:
+    def __init__(
+        self, server: Application, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         self.sock: socket.socket = sock
         self.rest: bytes | memoryview = b""
         """What is sent when there is room."""
         self.when: float = NEVER
         """When `expired` is to be called."""
-        super().__init__(server, **facts)
+        super().__init__(server, clock, facts)
 
     def send(self, octets: bytes) -> None:
         """As far as the system takes it."""

@@ -40,12 +40,6 @@ class _Pull:
 PULL: Final = _Pull()
 
 
-@coroutine
-def _pulled() -> Generator[Any, Any, bytes]:
-    piece: bytes = yield PULL
-    return piece
-
-
 class Source(Protocol):
     """The connection a stream reads from."""
 
@@ -241,11 +235,8 @@ class AsyncStream(MessageStream):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
-        piece = await self._next()
-        if not piece:
-            raise StopAsyncIteration
-        return piece
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._next(iterates=True)
 
     async def read(self, n: int = -1) -> bytes:
         """Up to `n` octets as they come, b"" at the end; without `n` all there are.
@@ -270,18 +261,23 @@ class AsyncStream(MessageStream):
             raise
         return b"".join(pieces)
 
-    async def _next(self) -> bytes:
+    @coroutine
+    def _next(self, *, iterates: bool = False) -> Generator[Any, Any, bytes]:
+        """The next piece; at the end of the message b"", or for an iteration its end."""
         if self._rest:
             return self._held()
         if self.ended or self.aborted is not None:
             self._check_open()
-        if self.at_end:
-            return b""
-        source = self._source
-        if source.in_hook():
-            if self.reads or self.reader is not None:
+        piece = b""
+        if not self.at_end:
+            source = self._source
+            if not source.in_hook():
+                piece = yield from source.read_elsewhere(self).__await__()
+            elif self.reads or self.reader is not None:
                 raise RuntimeError(READ_TWICE)
-            piece = await _pulled()
-        else:
-            piece = await source.read_elsewhere(self)
-        return piece or self.check(piece)
+            else:
+                piece = yield PULL
+            self.check(piece)
+        if iterates and not piece:
+            raise StopAsyncIteration
+        return piece

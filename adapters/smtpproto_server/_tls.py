@@ -190,6 +190,11 @@ class TlsChannel:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @property
+    def ended(self) -> bool:
+        """The client will send no more ciphertext."""
+        return self._ended
+
+    @property
     def pending(self) -> int:
         """Octets of ciphertext that wait to be read."""
         return len(self._held) - self._at
