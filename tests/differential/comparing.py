@@ -6,7 +6,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from differential.events import play_events
 from differential.served_now import play_now
@@ -51,8 +51,8 @@ DELIBERATE: Final[Sequence[Deliberate]] = (
         _octets(b"421 mx.test You talk too soon", b"421 Server shutting down"),
     ),
     Deliberate(
-        "Commands that came while a hook was waited for are answered before the time of the session is looked "
-        "at: it is looked at whenever the client is waited for, and no more than a buffer of them can be there.",
+        "Commands that came while a hook was waited for are answered before the time of the session is "
+        "looked at. That is done whenever the client is waited for, after one buffer of them at most.",
         _one_batch_later,
     ),
 )
@@ -96,7 +96,7 @@ def _seen(play: Callable[..., Any], *args: Any) -> Any:
     try:
         return play(*args)
     except Exception:  # noqa: BLE001 - whatever it is, its seed must be told
-        return [(traceback.format_exc(),)]
+        return [(b"", [traceback.format_exc()], (), None)]
 
 
 def _first(given: Talk, players: str, now: Any, then: Any) -> Difference | None:
@@ -172,9 +172,16 @@ def shown(found: Difference) -> str:
 
 
 def _both(now: Any, then: Any, indent: str) -> list[str]:
+    """What differs, in the lists within lists that plays are."""
     if isinstance(now, list | tuple) and isinstance(then, list | tuple):
-        for new, old in zip(now, then, strict=False):
+        news: Sequence[Any] = cast("Any", now)
+        olds: Sequence[Any] = cast("Any", then)
+        for new, old in zip(news, olds, strict=False):
             if new != old:
                 return _both(new, old, indent)
-        now, then = now[len(then) :], then[len(now) :]
+        return _shortened(news[len(olds) :], olds[len(news) :], indent)
+    return _shortened(cast("object", now), then, indent)
+
+
+def _shortened(now: object, then: object, indent: str) -> list[str]:
     return [f"{indent}now:  {repr(now)[-600:]}", f"{indent}then: {repr(then)[-600:]}"]

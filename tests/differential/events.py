@@ -10,15 +10,17 @@ from differential.facts import Record, event_facts, session_facts
 from differential.talks import CHALLENGE, ENTROPY, HELLO, SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from differential.talks import Step, Talk
     from differential.versions import Version
 
+    # Makes a decision for a version: given its module, the event and the session.
+    Choice = Callable[[Any, Any, Any], Any]
+
 __all__ = ["play_events"]
 
-# Each makes a decision for a version: given its module, the event and the session.
-_NO: Final[Sequence[Any]] = (
+_NO: Final[Sequence[Choice]] = (
     lambda p, _e, _s: p.Reject(),
     lambda p, _e, _s: p.Reject(451, "4.7.1"),
     lambda p, _e, _s: p.Reject(text="é\r\n5.7.1 x"),
@@ -27,8 +29,12 @@ _NO: Final[Sequence[Any]] = (
 )
 
 
-def _yes(times: int) -> Sequence[Any]:
-    return [lambda p, _e, _s: p.ACCEPT] * times
+def _often(times: int, choice: Choice) -> Sequence[Choice]:
+    return [choice] * times
+
+
+def _yes(times: int) -> Sequence[Choice]:
+    return _often(times, lambda p, _e, _s: p.ACCEPT)
 
 
 def _each(p: Any, _event: Any, session: Any) -> Any:
@@ -37,16 +43,16 @@ def _each(p: Any, _event: Any, session: Any) -> Any:
     return [given[n % 4] for n in range(count)]
 
 
-_ELSEWHERE: Final = (*_yes(24), *_NO)
-_AT_THE_DOOR: Final = (*_yes(80), *_NO)
-_CHOICES: Final[Mapping[str, Sequence[Any]]] = {
+_ELSEWHERE: Final[Sequence[Choice]] = (*_yes(24), *_NO)
+_AT_THE_DOOR: Final[Sequence[Choice]] = (*_yes(80), *_NO)
+_CHOICES: Final[Mapping[str, Sequence[Choice]]] = {
     "ConnectRequested": _AT_THE_DOOR,
     "SecureRequested": _AT_THE_DOOR,
     "HelloReceived": _AT_THE_DOOR,
     "AuthRequested": (
-        *[lambda p, e, _s: p.Accept(user=e.auth.username or "x")] * 8,
+        *_often(8, lambda p, e, _s: p.Accept(user=e.auth.username or "x")),
         lambda p, _e, _s: p.ACCEPT,
-        *[lambda p, _e, _s: p.Challenge(CHALLENGE)] * 3,
+        *_often(3, lambda p, _e, _s: p.Challenge(CHALLENGE)),
         lambda p, _e, _s: p.Reject(challenge={"status": "400"}),
         lambda p, _e, _s: p.Accept(235, user="y"),
         *_NO,
@@ -56,7 +62,7 @@ _CHOICES: Final[Mapping[str, Sequence[Any]]] = {
     "DataFinished": (*_yes(8), lambda p, _e, _s: p.Accept(text="as 1"), _each, _each, *_NO),
     "VerifyRequested": (*_yes(2), lambda p, _e, _s: p.Accept(250, text=["b", "c"]), *_NO),
     "HelpRequested": (*_yes(2), lambda p, _e, _s: p.Accept(211), *_NO),
-    "CommandReceived": (*[lambda _p, _e, _s: None] * 4, lambda p, _e, _s: p.Accept(299), *_NO),
+    "CommandReceived": (*_often(4, lambda _p, _e, _s: None), lambda p, _e, _s: p.Accept(299), *_NO),
 }
 AFTER_THE_END: Final = 2  # steps that are taken yet
 MOST: Final = 5000  # events of a conversation, and calls for one

@@ -80,11 +80,12 @@ def value_facts(value: Any) -> Any:
 
 
 def _slots(value: Any) -> tuple[Any, ...]:
-    names = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ())]
+    kinds: tuple[Any, ...] = type(value).__mro__
+    names: list[str] = [name for each in kinds for name in getattr(each, "__slots__", ())]
     return type(value).__name__, *(getattr(value, name, None) for name in names if name not in _LIVE)
 
 
 def event_facts(event: Any) -> tuple[Any, ...]:
     """An event by its name and fields."""
-    names = type(event).__slots__
-    return type(event).__name__, *(value_facts(getattr(event, name)) for name in names)
+    names: tuple[str, ...] = event.__slots__
+    return event.__class__.__name__, *(value_facts(getattr(event, name)) for name in names)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from differential.talks import Talk
     from differential.versions import Version
 
+    # Makes what a hook returns or raises: given the version's module and the hook's arguments.
+    Answer = Callable[[Any, Any], Any]
+
 __all__ = ["WAIT", "Cancelled", "Stage", "facts_of_connection", "server_for"]
 
 ALL: Final = -1  # to be read: the rest of the message
@@ -46,13 +49,19 @@ def _waiting() -> Generator[Any, Any, None]:
 
 WRONG: Final = object()  # that no place has a reading for
 
-# Each makes the answer for a version's module and the arguments; an exception is raised, but for
-# Rejects that are wrapped in a tuple of one.
-_NO: Final[Sequence[Any]] = (
+
+class _Returned:
+    """A Reject that is returned, where others are raised."""
+
+    def __init__(self, value: Any) -> None:
+        self.value: Any = value
+
+
+_NO: Final[Sequence[Answer]] = (
     lambda p, _: p.Reject(),
-    lambda p, _: (p.Reject(452, "4.2.2"),),
+    lambda p, _: _Returned(p.Reject(452, "4.2.2")),
     lambda p, _: p.Reject(421),
-    lambda p, _: (p.Reject(text="no\r\n2.6.0 no"),),
+    lambda p, _: _Returned(p.Reject(text="no\r\n2.6.0 no")),
     lambda _p, _: ValueError("hook-failed"),
     lambda _p, _: GeneratorExit(),
     lambda _p, _: WRONG,
@@ -61,8 +70,12 @@ _NO: Final[Sequence[Any]] = (
 )
 
 
-def _nothing(times: int) -> Sequence[Any]:
-    return [lambda _p, _a: None] * times
+def _often(times: int, answer: Answer) -> Sequence[Answer]:
+    return [answer] * times
+
+
+def _nothing(times: int) -> Sequence[Answer]:
+    return _often(times, lambda _p, _a: None)
 
 
 def _each(_p: Any, args: Sequence[Any]) -> Any:
@@ -72,16 +85,16 @@ def _each(_p: Any, args: Sequence[Any]) -> Any:
     return [given[n % 5] for n in range(count)]
 
 
-_MOSTLY: Final = (*_nothing(36), lambda p, _: p.Accept(), *_NO)
-_ANSWERS: Final[Mapping[str, Sequence[Any]]] = {
+_MOSTLY: Final[Sequence[Answer]] = (*_nothing(36), lambda p, _: p.Accept(), *_NO)
+_ANSWERS: Final[Mapping[str, Sequence[Answer]]] = {
     "on_connect": (*_nothing(150), *_NO),
     "on_secure": (*_nothing(150), *_NO),
     "on_helo": (*_nothing(100), *_NO),
     "on_auth": (
-        *[lambda _p, _: True] * 14,
+        *_often(14, lambda _p, _: True),
         lambda p, _: p.Accept(user="u"),
-        *[lambda p, _: p.Challenge(CHALLENGE)] * 6,
-        *[lambda p, _: p.Reject(challenge={"status": "400"})] * 2,
+        *_often(6, lambda p, _: p.Challenge(CHALLENGE)),
+        *_often(2, lambda p, _: p.Reject(challenge={"status": "400"})),
         lambda _p, _: None,
         lambda _p, _: "name",
         *_NO,
@@ -90,14 +103,14 @@ _ANSWERS: Final[Mapping[str, Sequence[Any]]] = {
         *_nothing(20),
         lambda p, _: p.Accept(text="as 1"),
         lambda _p, _: "queued",
-        *[_each] * 6,
+        *_often(6, _each),
         *_NO,
     ),
     "on_command": (*_nothing(8), lambda p, _: p.Accept(250), *_NO),
     "on_vrfy": (*_nothing(3), lambda p, _: p.Accept(250, text="b"), *_NO),
     "on_close": (*_nothing(8), lambda _p, _: ValueError("hook-failed")),
     "resolver": (
-        *[lambda _p, _: ["c.test"]] * 4,
+        *_often(4, lambda _p, _: ["c.test"]),
         lambda _p, _: ["a b\r\n"],
         lambda _p, _: [],
         lambda _p, _: OSError("no name"),
@@ -180,12 +193,13 @@ class Stage:
             self.record.note("cancelled", name)
             raise
         answers = _ANSWERS.get(name, _MOSTLY)
-        answer = answers[picked % len(answers)](self.p, args)
+        answer: Any = answers[picked % len(answers)](self.p, args)
         self.record.note("done", name)
+        if isinstance(answer, _Returned):
+            return answer.value
         if isinstance(answer, BaseException):
             raise answer
-        is_reject = type(answer) is tuple and len(answer) == 1
-        return answer[0] if is_reject else answer
+        return answer
 
     def _read(self, stream: Any, picked: int, *, wait_again: bool) -> Generator[Any, Any, None]:
         wanted = _READS[picked % len(_READS)]
@@ -239,7 +253,7 @@ class _Channel:
         self.pending: int = 0
         self._p: Any = p
         self._in: bytes = b""
-        self._ended: bool = False
+        self.ended: bool = False
         self._shaken: bool = False
         self._out: bytes = b""
 
@@ -248,7 +262,7 @@ class _Channel:
             self._in += raw
 
     def receive_eof(self) -> None:
-        self._ended = True
+        self.ended = True
 
     def handshake(self) -> bool:
         if self._in.startswith(HELLO):
@@ -259,7 +273,7 @@ class _Channel:
         if not HELLO.startswith(self._in):
             self._out += b"<ALERT>"
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "no handshake")
-        if self._ended:
+        if self.ended:
             raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client went away during the TLS handshake")
         return False
 

@@ -25,7 +25,7 @@ def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, .
     stage = Stage(version, talk)
     server = server_for(version, talk.setting, talk.seed // 64, asks=talk.asks, plain=plain)
     server.stage = stage
-    runtime = _RUNTIMES[plain](server, stage, ask=server._questions(), **facts_of_connection())
+    runtime = _RUNTIMES[plain](server, stage, {"ask": server._questions(), **facts_of_connection()})
     server.connections.add(runtime.session)
     server.peers.add(runtime)
     if talk.refused:
@@ -42,7 +42,7 @@ class _Now(Driver):
 
     server: Any
 
-    def __init__(self, server: Any, stage: Stage, **facts: Any) -> None:
+    def __init__(self, server: Any, stage: Stage, facts: Mapping[str, Any]) -> None:
         self.stage: Stage = stage
         self.todo: list[Step] = [*stage.talk.steps, *TAIL]
         self.socket: list[bytes] = []
@@ -56,7 +56,7 @@ class _Now(Driver):
         self.suspended: bool = False
         self.cancels: bool = False
         self.has_finished: bool = False
-        super().__init__(server, clock=stage.clock, **facts)
+        super().__init__(server, stage.clock, facts)
 
     # --- the conversation -------------------------------------------------------------------------
 
@@ -196,13 +196,13 @@ async def _called(call: Callable[[], Any]) -> Any:
 class _Plain(_Now):
     """A runtime without coroutines: hooks have the stack, and what comes meanwhile is played on top of it."""
 
-    def __init__(self, server: Any, stage: Stage, **facts: Any) -> None:
+    def __init__(self, server: Any, stage: Stage, facts: Mapping[str, Any]) -> None:
         self.due: Callable[[], Any] | None = None
         self.on_stack: bool = False
         self.struck: bool = False
         self.woken: bool = False
         stage.wait = self._wait
-        super().__init__(server, stage, **facts)
+        super().__init__(server, stage, facts)
 
     def apart(self, call: Callable[[], Any]) -> None:
         self.due = call

@@ -10,7 +10,7 @@ from differential.hooks import WAIT, Cancelled, Stage, facts_of_connection, serv
 from differential.talks import TAIL
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from differential.talks import Step, Talk
     from differential.versions import Version
@@ -32,14 +32,10 @@ def _pulled(pull: Any) -> Generator[Any, Any, bytes]:
     return piece
 
 
-def _out_of_groups(error: BaseException) -> BaseException:
+def _out_of_groups(error: Any) -> Any:
     """An error alone in a group counts as itself: so had it the adapter of anyio, and so have all today."""
-    while isinstance(error, BaseExceptionGroup):
-        inside: tuple[BaseException, ...] = error.exceptions
-        if len(inside) != 1:
-            break
-        error = inside[0]
-    return error
+    inside: Sequence[Any] = getattr(error, "exceptions", ())
+    return _out_of_groups(inside[0]) if len(inside) == 1 else error
 
 
 class _Then:
@@ -162,7 +158,7 @@ class _Then:
             if self.over or self.waits:
                 return
             effect, s = self.effect, self.s
-            kind = type(effect)
+            kind: Any = effect.__class__
             if kind is s.Receive:
                 if not self._receive(effect):
                     return
@@ -209,7 +205,14 @@ class _Then:
         args, body, serving = ask.args, ask.body, self.serving
         if body is not None:
             pull = self.s.PULL
-            stream = self.s.AsyncStream(body, lambda _: _pulled(pull), lambda _: serving.chunk_at_hand())
+
+            def at_hand(_body: Any) -> Any:
+                return serving.chunk_at_hand()
+
+            def pulled(_body: Any) -> Any:
+                return _pulled(pull)
+
+            stream = self.s.AsyncStream(body, pulled, at_hand)
             args = (stream, *args)
         self.ask = (ask.name, ask.watch, ask.lookup)
         self.left = NEVER if ask.seconds is None else ask.seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -46,11 +46,12 @@ def test_a_version_that_says_something_else_is_found_and_made_small(
 ) -> None:
     now, _ = both
     spelled = now.smtpproto._engine.Engine.data_to_send
-    monkeypatch.setattr(
-        now.smtpproto._engine.Engine,
-        "data_to_send",
-        lambda self: spelled(self).replace(b"250 2.1.5 Accepted", b"250 2.1.5 Agreed"),
-    )
+
+    def misspelled(engine: Any) -> bytes:
+        octets: bytes = spelled(engine)
+        return octets.replace(b"250 2.1.5 Accepted", b"250 2.1.5 Agreed")
+
+    monkeypatch.setattr(now.smtpproto._engine.Engine, "data_to_send", misspelled)
     said = b"EHLO c.test\r\nNOOP\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nRSET\r\n"
     given = Talk(1, 0, asks=False, waits=False, early=False, steps=(Step("octets", said), Step("eof")))
     _, found = compare(*both, given)
