@@ -9,7 +9,8 @@ import ssl
 import sys
 from typing import Final
 
-from smtpproto_server._tls import ClientHello, TlsChannel
+from smtpproto_server._tls_channel import TlsChannel
+from smtpproto_server._tls_names import ClientHello
 
 __all__ = ["client_hello", "target"]
 

@@ -52,7 +52,8 @@ class Accept:
         return hash((self.code, self.enhanced, self.text))
 
     def __repr__(self) -> str:
-        return f"Accept({self.code!r}, {self.enhanced!r}, {self.text!r}, user={self.user!r})"
+        user = None if self.user is None else "***"  # an object of the application's
+        return f"Accept({self.code!r}, {self.enhanced!r}, {self.text!r}, user={user})"
 
 
 class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not an error of ours
@@ -130,8 +131,8 @@ def decided_reply(
 ) -> Reply:
     """The reply for a decision, where `default` is what the place says when nothing is said.
 
-    `code_defaults` are enhanced codes of the place that go before those of the code (§13.2 of the
-    behaviour: an on_data 550 is a 5.7.1).
+    `code_defaults` are enhanced codes of the place that go before those of the code (docs/behaviour.md
+    §13.2: an on_data 550 is a 5.7.1).
     """
     code, enhanced, text = decision.code, decision.enhanced, decision.text
     if code is None:
@@ -165,7 +166,9 @@ _CODE_OF_CLASS: Final[Mapping[str, int]] = {"4": 451, "5": 550}  # an Accept sta
 
 def _check(kind: str, code: int | None, codes: range, enhanced: str | None, classes: str) -> None:
     if code is not None and (type(code) is not int or code not in codes):
-        raise ValueError(f"{kind} takes a code from {codes.start} to {codes.stop - 1}, not {code!r}")
+        # Accept(user) in the place of Accept(user=user): of what is no number the type is enough.
+        shown = code if isinstance(code, int | float) else type(code).__name__  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+        raise ValueError(f"{kind} takes a code from {codes.start} to {codes.stop - 1}, not {shown}")
     if enhanced is None:
         return
     if ENHANCED.fullmatch(enhanced) is None:
@@ -188,7 +191,8 @@ def _frozen(text: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
         return text
     lines = tuple(text)
     if not all(isinstance(line, str) for line in lines):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"a reply text is str or a list of str, not {lines!r}")
+        types = ", ".join(type(line).__name__ for line in lines)
+        raise TypeError(f"a reply text is str or a list of str, not a list of {types}")
     return lines
 
 

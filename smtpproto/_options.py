@@ -146,16 +146,20 @@ class Check:
         return items
 
 
-def option(check: Callable[[Any], Any], default: Any) -> Any:
-    """A field of an Options class: its default, and what makes a value acceptable."""
-    return field(default=default, metadata={"check": check})
+def option(check: Callable[[Any], Any], default: Any, *, secret: bool = False) -> Any:
+    """A field of an Options class: its default, and what makes a value acceptable.
+
+    Use `secret` for keys and passwords, and for objects of the application, whose repr may show some:
+    the value is then in no repr and in no error.
+    """
+    return field(default=default, repr=not secret, metadata={"check": check})
 
 
 DEFAULT_HELO_RESPONSE: Final = "%s Nice to meet you, %s"
 _limit = Check.limit_in_seconds
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
     """The options the protocol core reads. Times are seconds; None switches a limit off."""
 
@@ -189,7 +193,7 @@ class Options:
     max_auth_attempts: int | None = option(Check.count(1, unlimited=True), 3)
     """The failed login that reaches this number ends the connection with 421."""
     sasl_mechanisms: Mapping[str, MechanismFactory] = field(
-        default_factory=dict[str, "MechanismFactory"], metadata={"check": Check.mechanisms}
+        default_factory=dict[str, "MechanismFactory"], repr=False, metadata={"check": Check.mechanisms}
     )
     """Mechanisms of the application's own, by name; they may replace built-in ones."""
 
@@ -263,7 +267,8 @@ class Options:
             try:
                 object.__setattr__(self, spec.name, check(value))
             except ValueError as error:
-                raise ValueError(f"{spec.name} {error}, not {value!r}") from None
+                shown = repr(value) if spec.repr else type(value).__name__
+                raise ValueError(f"{spec.name} {error}, not {shown}") from None
         for method in self.auth_methods:
             if method not in BUILT_IN_MECHANISMS and method not in self.sasl_mechanisms:
                 raise ValueError(
@@ -276,6 +281,14 @@ class Options:
         """Refuse options that cannot be had together; subclasses add theirs."""
         if self.needs_upgrade and "STARTTLS" in self.disabled_commands and not (self.secure or self.secured):
             raise ConfigurationError("needs_upgrade asks for STARTTLS, which disabled_commands takes away")
+
+    # Not the one that dataclasses make: pytest explains that one with the values that differ.
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, spec.name) == getattr(other, spec.name) for spec in fields(self))
+
+    __hash__ = None  # type: ignore[assignment] # some values are mappings
 
     # What follows from the options, computed once.
 

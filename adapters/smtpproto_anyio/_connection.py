@@ -43,7 +43,7 @@ class Connection(SocketDriver):
         "_watching",
     )  # fmt: skip
 
-    server: SMTPServer
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
     def __init__(
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
@@ -212,13 +212,13 @@ class Connection(SocketDriver):
             self._watching = scope
             while self._hook_runs():
                 scope.deadline = _deadline(self.when)
-                if self.waits is PARTED or self.lost or ((self.held or self.eof) and not self.full):
+                if self._has_parted() or self.lost or ((self.held or self.eof) and not self.full):
                     with anyio.CancelScope() as self._nap:
                         await anyio.sleep_forever()
                     self._nap = None
                     continue
                 await self._at_socket()
-                if self._hook_runs() and self.waits is not PARTED:
+                if self._hook_runs() and not self._has_parted():
                     self._look()
         self._watching = self._nap = None
         if self._hook_runs() and self.clock() >= self.when:
@@ -227,6 +227,9 @@ class Connection(SocketDriver):
                 self._tasks.start_soon(self._watch, name="smtpproto watch")
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def _has_parted(self) -> bool:
+        return self.waits is PARTED
 
     def _hook_runs(self) -> bool:
         return self.hook is not None and (self.stream is None or not self.stream.reads)

@@ -48,7 +48,7 @@ class SMTPServer(ServerCore):
         self._ended: anyio.Event | None = None
 
     def limiter_for(self, hook: str) -> anyio.CapacityLimiter:
-        """Bounds the threads for a plain hook: `on_data` waits for its client, a look-up for the network."""
+        """Bounds the threads for plain hooks; `on_data` and look-ups, which wait, have their own."""
         kind = hook if hook in self.most_threads() else "hook"
         if kind not in self._limiters:
             self._limiters[kind] = anyio.CapacityLimiter(self.most_threads()[kind])

@@ -16,7 +16,7 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from smtpproto_server import NEVER, Driver, has_octets
+from smtpproto_server import Driver, has_octets
 
 if TYPE_CHECKING:
     import socket
@@ -71,12 +71,11 @@ class Connection(Driver):
     """A connection with a transport and a task."""
 
     __slots__ = (
-        "_awaited", "_cancels", "_context", "_refused", "_struck", "_timer", "_timer_at", "_transport", "_trap",
-        "loop", "sock", "task",
+        "_awaited", "_cancels", "_context", "_refused", "_struck", "_timer", "_transport",
+        "_trap", "loop", "sock", "task",
     )  # fmt: skip
 
-    # Of the application's class; an adapter's own server is always this one.
-    server: SMTPServer
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
     def __init__(
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
@@ -85,7 +84,6 @@ class Connection(Driver):
         self.sock: socket.socket = sock
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: float = 0.0
         self._trap: Any = NOTHING
         """What a hook waits for."""
         self._awaited: asyncio.Future[None] | None = None
@@ -101,14 +99,15 @@ class Connection(Driver):
         # The first step is taken here, as for a hook: one turn of the loop less than in the task.
         protocol = Protocol(self, server.read_buffer)
         making = loop.connect_accepted_socket(lambda: protocol, sock)
+        waiter: asyncio.Future[Any] | None = None
         try:
-            self._trap = making.send(None)
+            waiter = making.send(None)
         except OSError as error:  # the client was gone before we looked
             server.log.debug("a connection was lost at once: %r", error)
             self.lost = self.noted = True
         self._context: contextvars.Context = contextvars.copy_context()
         self.task: asyncio.Task[None] = loop.create_task(
-            self._serve(making), name="smtpproto connection", context=self._context
+            self._serve(making, waiter), name="smtpproto connection", context=self._context
         )
 
     # --- being moved on ---------------------------------------------------------------------------
@@ -129,11 +128,11 @@ class Connection(Driver):
         transport.set_write_buffer_limits(0)
         self.run(self.begin)
 
-    async def _serve(self, making: Coroutine[Any, Any, object]) -> None:
+    async def _serve(self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None) -> None:
         """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
         try:
             try:
-                await self._end_making(making)
+                await self._end_making(making, waiter)
             except asyncio.CancelledError:
                 self._refused = self.task.cancelling()
                 self.lose()
@@ -155,10 +154,11 @@ class Connection(Driver):
             raise asyncio.CancelledError
 
     @coroutine
-    def _end_making(self, making: Coroutine[Any, Any, object]) -> Generator[Any, Any, None]:
+    def _end_making(
+        self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None
+    ) -> Generator[Any, Any, None]:
         """Await what is left of making the transport."""
-        waiter, self._trap = self._trap, NOTHING
-        if waiter is NOTHING:
+        if waiter is None:
             return
         if not waiter.done():
             yield waiter
@@ -277,14 +277,10 @@ class Connection(Driver):
             self._transport.close()
 
     def alarm(self, when: float) -> None:
-        """A timer that runs already is left to fire early and look again."""
+        """By a timer of the loop."""
         if self._timer is not None:
-            if self._timer_at <= when:
-                return
             self._timer.cancel()
-            self._timer = None
-        if when != NEVER:
-            self._timer_at, self._timer = when, self.loop.call_at(when, self._rang)
+        self._timer = self.loop.call_at(when, self._rang)
 
     def _rang(self) -> None:
         self._timer = None

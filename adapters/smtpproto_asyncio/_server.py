@@ -50,7 +50,7 @@ class SMTPServer(ServerCore):
         return self._loop
 
     def threads_for(self, hook: str) -> Threads:
-        """Threads for a plain hook: `on_data` waits for its client, a look-up for the network, in their own."""
+        """Threads for a plain hook; `on_data` and look-ups, which wait for others, have their own."""
         kind = hook if hook in self.most_threads() else "hook"
         if kind not in self._threads:
             self._threads[kind] = Threads(self.most_threads()[kind], f"smtpproto-{kind}")

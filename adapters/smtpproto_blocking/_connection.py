@@ -55,7 +55,7 @@ class Connection(SocketDriver):
 
     __slots__ = ("__weakref__", "_due_call", "_polling", "_timer_at", "lock")
 
-    server: SMTPServer
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
     def __init__(
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
@@ -118,8 +118,7 @@ class Connection(SocketDriver):
         return True
 
     def _pump(self, stream: MessageStream | None) -> None:
-        """Wait for the client, the time or the server's end, and take in what came; for `stream`, if it is
-        still the one."""  # noqa: D205, D209
+        """Wait for the client, the time or `close`; take in what came if `stream` is still the message."""
         with self._polling:
             poll = select.poll()
             with self.lock:
@@ -158,6 +157,7 @@ class Connection(SocketDriver):
             return
         self.in_thread = True
         self._due_call = call
+        self._set_timer()
 
     def _look_up_name(self, call: Callable[[], Any]) -> None:
         self._run_hook(call)
@@ -181,23 +181,20 @@ class Connection(SocketDriver):
             if self.hook is not None:
                 self.go_on()
 
-    def alarm(self, when: float) -> None:
-        """While a hook runs the server's timer looks; else the thread that polls."""
-        self.when = when
-        if when < self._timer_at and self.hook is not None:
-            self._timer_at = when
-            self.server.timers.call_at(when, partial(_ring, weakref.ref(self)))
+    def _set_timer(self) -> None:
+        """A thread in a hook does not look at the time: the server's timer does."""
+        if self._hook_works() and self.hook_ends < self._timer_at:
+            self._timer_at = self.hook_ends
+            self.server.timers.call_at(self.hook_ends, partial(_ring, weakref.ref(self)))
 
     def look_at_hook(self) -> None:
         """The timer: the time of a hook may be over."""
         with self.lock:
             self._timer_at = NEVER
-            if self.hook is None or not self._hook_works():
-                return
-            if self.clock() >= self.when:
+            if self._hook_works() and self.clock() >= self.hook_ends:
                 self.rang()
             else:
-                self.alarm(self.when)
+                self._set_timer()
 
     def read_plainly(self, stream: Stream) -> bytes:
         """The thread that reads waits for the client."""
@@ -213,6 +210,7 @@ class Connection(SocketDriver):
         finally:
             with self.lock, contextlib.suppress(OSError):
                 self.end_read(stream)
+                self._set_timer()
 
 
 def _ring(connection: weakref.ref[Connection]) -> None:

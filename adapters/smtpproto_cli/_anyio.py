@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from smtpproto_cli._service import SIGNALS
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from anyio.abc import TaskStatus
 
     from smtpproto_anyio import SMTPServer
     from smtpproto_cli._service import Service
 
-__all__ = ["run"]
+__all__ = ["run", "wait_on_trio"]
+
+T = TypeVar("T")
 
 
 def run(service: Service, backend: str) -> None:
-    """Serve until a signal; return when all connections have ended."""
+    """Serve until a signal; end the process when all connections have ended."""
     anyio.run(_serve, service, backend=backend)
 
 
@@ -35,7 +39,7 @@ async def _serve(service: Service) -> None:
         await stopped.wait()
         service.ending(len(server.connections))
         await server.close()
-        tasks.cancel_scope.cancel()
+        service.ended()
 
 
 async def _receive_signals(
@@ -45,3 +49,17 @@ async def _receive_signals(
         task_status.started()
         async for number in signals:
             service.received(number, server, stopped.set)
+
+
+async def wait_on_trio(future: Future[T]) -> T:
+    """Wait for what a thread does; anyio has no such wait for both of its backends."""
+    import trio  # noqa: PLC0415 - the runtime that was asked for
+
+    done, token = trio.Event(), trio.lowlevel.current_trio_token()
+    future.add_done_callback(lambda _: token.run_sync_soon(done.set))
+    try:
+        await done.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()

@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 
 def run(service: Service, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
-    """Serve until a signal; return when all connections have ended."""
+    """Serve until a signal; end the process when all connections have ended."""
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_serve(service))
 
@@ -35,3 +35,4 @@ async def _serve(service: Service) -> None:
     await stopped.wait()
     service.ending(len(server.connections))
     await server.close()
+    service.ended()

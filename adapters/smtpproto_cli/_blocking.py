@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from smtpproto_cli._service import SIGNALS
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from smtpproto_blocking import SMTPServer
     from smtpproto_cli._service import Service
 
-__all__ = ["run"]
+__all__ = ["run", "wait"]
+
+T = TypeVar("T")
 
 
 def run(service: Service) -> None:
-    """Serve until a signal; return when all connections have ended."""
+    """Serve until a signal; end the process when all connections have ended."""
     from smtpproto_blocking import SMTPServer  # noqa: PLC0415 - the runtime that was asked for
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # threads begin with the mask of their maker
@@ -34,6 +38,12 @@ def run(service: Service) -> None:
     stopped.wait()
     service.ending(len(server.connections))
     server.close()
+    service.ended()
+
+
+def wait(future: Future[T]) -> T:
+    """Wait for what another thread does."""
+    return future.result()
 
 
 def _receive_signals(service: Service, server: SMTPServer, stopped: threading.Event) -> None:

@@ -148,7 +148,7 @@ def serve(
     """
     log_to_stderr(verbose=verbose)
     place = _place(host, port, unix)
-    run = load(runtime)
+    runs = load(runtime)
     settings = Settings()
     if config is not None:
         settings.read_file(config)
@@ -164,19 +164,21 @@ def serve(
     if tls_key is not None and settings.values.get("cert") is None:
         raise Fault("--tls-key belongs to a certificate; add --tls-cert")
     hooks = _login(settings, Users(users))
-    settings.default(sync_hooks="inline")  # on_auth is quick; on_data has its thread in any case
+    settings.default(sync_hooks="inline")  # on_auth is quick
     # First without, because a directory is only made when everything else is well.
     options = settings.options(**hooks)
     core = checked(options, settings)
-    journal = Journal()
+    journal = Journal(sys.stdout)
     sink = _sink(maildir, journal, printing=printing, discard=discard, trace=not no_trace, name=options.name)
-    options = settings.options(**hooks, on_data=sink.on_data)
+    options = settings.options(**hooks, on_data=runs.hook(sink))
     with place.bind() as bound:
         if workers > 1:
             from smtpproto_cli._supervisor import Supervisor  # noqa: PLC0415 - most servers are one process
 
-            return Supervisor(run, options, bound, core=core, settings=settings, journal=journal).run(workers)
-        run(Service(options, bound.sockets, settings=settings, report=Alone(bound, journal)))
+            return Supervisor(
+                runs.run, options, bound, core=core, settings=settings, sink=sink, journal=journal
+            ).run(workers)
+        runs.run(Service(options, bound.sockets, settings=settings, sink=sink, report=Alone(bound, journal)))
     return 0
 
 

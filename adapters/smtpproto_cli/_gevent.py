@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -10,13 +10,17 @@ from gevent.event import Event
 from smtpproto_cli._service import SIGNALS
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from smtpproto_cli._service import Service
 
-__all__ = ["run"]
+__all__ = ["run", "wait"]
+
+T = TypeVar("T")
 
 
 def run(service: Service) -> None:
-    """Serve until a signal; return when all connections have ended."""
+    """Serve until a signal; end the process when all connections have ended."""
     from smtpproto_gevent import SMTPServer  # noqa: PLC0415 - the runtime that was asked for
 
     stopped = Event()
@@ -30,3 +34,16 @@ def run(service: Service) -> None:
     stopped.wait()
     service.ending(len(server.connections))
     server.close()
+    service.ended()
+
+
+def wait(future: Future[T]) -> T:
+    """Wait for what another thread does while other greenlets run."""
+    loop, done = gevent.get_hub().loop, Event()
+    future.add_done_callback(lambda _: loop.run_callback_threadsafe(done.set))
+    try:
+        done.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()

@@ -3,59 +3,78 @@
 # On the standard output one line for each fact, and what begins in the first column is ours: the
 # text of a message, where it is printed, is indented, so no mail can look like one of our lines.
 # Everything a client said goes through `visible`. The log goes to the standard error output.
+#
+# Nobody but one thread writes lines, and few of them wait for it: an output that nobody reads costs
+# lines and no mail. They are written past `sys.stdout`, whose lock such a thread would keep for ever.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
+import os
+import re
+import select
 import sys
 import threading
+from collections import deque
 from contextlib import contextmanager, suppress
-from io import StringIO, TextIOWrapper
+from io import TextIOWrapper
+from itertools import chain
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
-from rich.text import Text
 
 from smtpproto_cli._text import visible
+from smtpproto_server._worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
-    from smtpproto import Session
+    from smtpproto import Address, Session
 
 __all__ = ["Journal", "address_text", "log_to_stderr"]
 
 INDENT: Final = "  "
 MAX_SHOWN: Final = 10  # recipients on one line
+MAX_WAITING: Final = 2048  # lines for which nobody has room
+SOON: Final = 0.05  # seconds; to wake the thread for each line costs more than the line
+PRINT_WITHIN: Final = 10.0  # seconds in which somebody reads on of what is printed
 PIECE: Final = 8192  # characters of a line of a message that are handled at once
+LINE: Final = "id=%s from=<%s> to=%s size=%s tls=%s user=%s stored=%s"
+CUT_OFF: Final = "\njournal: the message above was cut off; it was not accepted\n"
+DIM: Final = re.sub(r" ?\w+=", "\x1b[2m\\g<0>\x1b[0m", LINE)  # for a terminal
 _LOG: Final = logging.getLogger("smtpproto")
 
 
 class Journal:
-    """Writes to the standard output, from any thread, and from several processes within `shared`."""
+    """Writes to the standard output, for any thread, and from several processes within `shared`.
 
-    __slots__ = ("_console", "_turn", "_who")
+    `output` is None if that was closed before we were started.
+    """
 
-    def __init__(self) -> None:
-        reconfigure = getattr(sys.stdout, "reconfigure", None)
-        if reconfigure is not None:
-            # An address may hold what the encoding of the output does not.
-            reconfigure(errors="backslashreplace")
-        # It only colours. What is written goes past it: a console whose output is a pipe that
-        # nobody reads any more would end the hook, and the client would be told 451 of stored mail.
-        self._console: Console = Console(
-            file=StringIO(),
-            force_terminal=_is_terminal(sys.stdout),
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
+    __slots__ = (
+        "_begun", "_broken", "_closing", "_cut", "_form", "_lines", "_losing", "_lost", "_output", "_turn",
+        "_who", "_worker",
+    )  # fmt: skip
+
+    def __init__(self, output: TextIO | None) -> None:
+        self._output: Output = Output(output)
+        self._form: str = DIM if self._output.is_terminal else LINE
+        self._worker: Worker = Worker("smtpproto-journal")
         self._turn: Turn = Turn()
         self._who: str = ""
+        self._lines: deque[str] = deque()
+        self._closing: threading.Event = threading.Event()
+        self._begun: bool = False  # writing them was handed to the thread
+        self._losing: threading.Lock = threading.Lock()
+        self._lost: int = 0
+        self._broken: bool = False  # the last attempt to write has failed
+        self._cut: bool = False  # a printed message has no end
 
     @contextmanager
     def shared(self) -> Generator[None]:
@@ -73,41 +92,150 @@ class Journal:
                 handler.formatter.who = f"{who}: "
 
     def ready(self, addresses: Iterable[tuple[str, int] | str]) -> None:
-        """Say where the server listens; programs wait for this line, so it is never coloured."""
+        """Say where the server listens; programs wait for this line, so it is never coloured.
+
+        Written here and now: who has workers must have no threads.
+        """
         places = ", ".join(map(address_text, addresses))
         with self._turn:
-            _write([f"listening on {visible(places)}\n"], sys.stdout)
+            self._output.write(f"listening on {visible(places)}\n")
 
     def message(self, session: Session, size: int, stored: str) -> None:
         """Say that the session's present message was taken.
 
-        It has been taken: an output that cannot be written does not change that, and is only logged.
+        It has been taken: a line that cannot be written does not change that.
         """
-        try:
-            with self._turn:
-                _write([self._line(session, size, stored)], sys.stdout)
-        except OSError as error:
-            _LOG.warning("cannot write to standard output: %s", error.strerror)
+        if len(self._lines) >= MAX_WAITING:
+            self._lose(1)
+            return
+        self._lines.append(self._line(session, size, stored))
+        if not self._begun:
+            self._begun = True
+            try:
+                self._worker.put(self._write)
+            except RuntimeError:  # no thread can be started now
+                self._begun = False
 
-    def printed(self, session: Session, size: int, content: IO[bytes]) -> None:
-        """Say the same, and print the message. Raises OSError if that cannot be done."""
-        with self._turn:
-            _write([self._line(session, size, "printed")], sys.stdout)
-            _write(_indented(content), sys.stdout)
+    def printed(
+        self, session: Session, size: int, content: IO[bytes], given_up: Callable[[], bool]
+    ) -> Future[None]:
+        """Say the same, and print the message.
+
+        It is not printed if the hook is given up before its turn comes, and cut off if that happens within.
+        It fails with OSError if it cannot be printed: with TimeoutError if nobody has read on for a while.
+        """
+        line = self._line(session, size, "printed")
+        return self._worker.submit(lambda: self._print(line, content, given_up))
 
     def ending(self, clients: int) -> None:
         """Say, on the standard error output, what a server that was told to end waits for."""
+        if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] - None if closed
+            return
         with suppress(OSError):
             who = f"{self._who}: " if self._who else ""
-            _write([f"closing: {who}{clients} connected; a second signal ends it at once\n"], sys.stderr)
+            sys.stderr.write(f"closing: {who}{clients} connected; a second signal ends it at once\n")
+            sys.stderr.flush()
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, for so long."""
+        self._closing.set()
+        self._worker.close(seconds)
 
     def _line(self, session: Session, size: int, stored: str) -> str:
-        text = Text(no_wrap=True)
-        for name, value in _facts(session, size, stored):
-            text.append(f"{' ' if text else ''}{name}=", "dim").append(visible(value))
-        with self._console.capture() as capture:
-            self._console.print(text, soft_wrap=True)
-        return capture.get()
+        sender, recipients = session.envelope.mail_from, session.envelope.rcpt_to
+        facts = (
+            f"{session.id}-{session.transaction}",  # as in the Received line
+            "" if sender is None else sender.address,
+            f"<{recipients[0].address}>" if len(recipients) == 1 else _some(recipients),
+            size,
+            _tls(session),
+            "-" if session.user is None else session.user,
+            stored,
+        )
+        line = LINE % facts
+        if self._form is not LINE or not line.isprintable():
+            line = self._form % tuple([visible(str(fact)) for fact in facts])
+        return line + "\n"
+
+    def _lose(self, count: int) -> None:
+        with self._losing:
+            self._lost += count
+
+    # --- the thread's side --------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """Write the lines that wait, and those that come soon after."""
+        while True:
+            while self._lines:
+                self._write_some()
+                self._closing.wait(SOON)
+            self._begun = False
+            if not self._lines:  # looked at after that, so none is left
+                return
+            self._begun = True
+
+    def _write_some(self) -> None:
+        lost = self._lost  # after the lines that wait now
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if lost:
+            lines.append(f"journal: {lost} lines were not written, as nobody read them\n")
+        try:
+            with self._turn:
+                self._output.write("".join(lines))
+        except OSError as error:
+            self._lose(len(lines) - (lost > 0))
+            if not self._broken:
+                _LOG.warning("cannot write to standard output: %s; lines are lost", error.strerror)
+            self._broken = True
+        else:
+            self._lose(-lost)
+            self._broken = False
+
+    def _print(self, line: str, content: IO[bytes], given_up: Callable[[], bool]) -> None:
+        begun = False
+        content.seek(0)
+        try:
+            with self._turn:
+                # Messages that wait do not wait for each other's time to be up.
+                self._output.wait(0 if self._broken else PRINT_WITHIN)
+                for text in _gathered(chain([CUT_OFF] * self._cut, [line], _indented(content))):
+                    _check(given_up)
+                    begun = True
+                    self._output.write(text, PRINT_WITHIN)
+        except BaseException as error:
+            self._cut |= begun
+            self._broken = isinstance(error, OSError)
+            raise
+        self._cut = self._broken = False
+
+
+class Output:
+    """The standard output, past Python's buffers. Nothing happens if there is none."""
+
+    __slots__ = ("_descriptor", "_encoding", "_poll", "is_terminal")
+
+    def __init__(self, output: TextIO | None) -> None:
+        self._descriptor: int = -1 if output is None else output.fileno()
+        self._encoding: str = "ascii" if output is None else output.encoding
+        self.is_terminal: bool = output is not None and output.isatty()
+        self._poll: select.poll = select.poll()
+        self._poll.register(max(self._descriptor, 0), select.POLLOUT)
+
+    def write(self, text: str, seconds: float | None = None) -> None:
+        """Write it all. Raises OSError if that cannot be done, TimeoutError if nobody reads for so long."""
+        # An address may hold what the encoding of the output does not.
+        rest = memoryview(text.encode(self._encoding, "backslashreplace"))
+        while rest and self._descriptor >= 0:
+            self.wait(seconds)
+            with suppress(BlockingIOError):  # it may be shared with somebody who does not want to wait
+                # Not more than a pipe has room for when it says that it has.
+                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until something can be written, or an error be learned. Raises TimeoutError."""
+        milliseconds = None if seconds is None else seconds * 1000
+        if self._descriptor >= 0 and not self._poll.poll(milliseconds):
+            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
 
 
 class Turn:
@@ -130,10 +258,6 @@ class Turn:
         if self.file is not None:
             fcntl.lockf(self.file, fcntl.LOCK_UN)
         self._lock.release()
-
-
-def _is_terminal(output: IO[str] | None) -> bool:
-    return output is not None and output.isatty()
 
 
 def address_text(address: tuple[str, int] | str) -> str:
@@ -169,28 +293,10 @@ class _Formatter(logging.Formatter):
         return visible(super().format(record), keep="\n\t")
 
 
-def _write(pieces: Iterable[str], output: IO[str] | None) -> None:
-    """Write and flush; nothing happens if the output was closed before we were started."""
-    if output is not None:
-        output.writelines(pieces)
-        output.flush()
-
-
-def _facts(session: Session, size: int, stored: str) -> Iterator[tuple[str, str]]:
-    envelope = session.envelope
-    sender = envelope.mail_from
-    yield "id", f"{session.id}-{session.transaction}"  # as in the Received line
-    yield "from", f"<{sender or ''}>"
-    yield "to", _some([f"<{recipient}>" for recipient in envelope.rcpt_to])
-    yield "size", str(size)
-    yield "tls", _tls(session)
-    yield "user", "-" if session.user is None else str(session.user)
-    yield "stored", stored
-
-
-def _some(recipients: list[str]) -> str:
+def _some(recipients: Sequence[Address]) -> str:
     more = len(recipients) - MAX_SHOWN
-    return ",".join(recipients[:MAX_SHOWN]) + (f",+{more} more" if more > 0 else "")
+    shown = ",".join([f"<{recipient.address}>" for recipient in recipients[:MAX_SHOWN]])
+    return f"{shown},+{more} more" if more > 0 else shown
 
 
 def _tls(session: Session) -> str:
@@ -214,3 +320,21 @@ def _indented(content: IO[bytes]) -> Iterator[str]:
     if not begins:
         yield "\n"
     text.detach()  # or it would close what is the caller's
+
+
+def _check(given_up: Callable[[], bool]) -> None:
+    if given_up():
+        raise RuntimeError("the hook was given up")
+
+
+def _gathered(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text in fewer pieces."""
+    held: list[str] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield "".join(held)
+            held, size = [], 0
+    yield "".join(held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from smtpproto_cli._faults import Fault
 
@@ -12,55 +12,79 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from smtpproto_cli._service import Service
+    from smtpproto_cli._sinks import Awaits, CoroutineHook, PlainHook, Sink, Waits
 
-    Run = Callable[[Service], None]
-
-__all__ = ["RUNTIMES", "load"]
+__all__ = ["RUNTIMES", "Runtime", "load"]
 
 # ruff: noqa: PLC0415 - each function imports the runtime that was asked for
 
 
-def _asyncio() -> Run:
+class Runtime(NamedTuple):
+    """What runs a server."""
+
+    run: Callable[[Service], object]
+    """Serves until a signal, and then ends the process."""
+    hook: Callable[[Sink], CoroutineHook | PlainHook]
+    """The hook of a sink that this runtime calls."""
+
+
+def _coroutine(wait: Awaits) -> Callable[[Sink], CoroutineHook]:
+    def hook(sink: Sink) -> CoroutineHook:
+        return sink.coroutine(wait)
+
+    return hook
+
+
+def _plain(wait: Waits) -> Callable[[Sink], PlainHook]:
+    def hook(sink: Sink) -> PlainHook:
+        return sink.plain(wait)
+
+    return hook
+
+
+def _asyncio() -> Runtime:
+    import asyncio
+
     from smtpproto_cli._asyncio import run
 
-    return partial(run, loop_factory=None)
+    return Runtime(partial(run, loop_factory=None), _coroutine(asyncio.wrap_future))
 
 
-def _uvloop() -> Run:
+def _uvloop() -> Runtime:
     import uvloop
 
     from smtpproto_cli._asyncio import run
 
-    return partial(run, loop_factory=uvloop.new_event_loop)
+    return _asyncio()._replace(run=partial(run, loop_factory=uvloop.new_event_loop))
 
 
-def _anyio() -> Run:
+def _anyio() -> Runtime:
     from smtpproto_cli._anyio import run
 
-    return partial(run, backend="asyncio")
+    return _asyncio()._replace(run=partial(run, backend="asyncio"))
 
 
-def _trio() -> Run:
-    from smtpproto_cli._anyio import run
-
+def _trio() -> Runtime:
     import_module("trio")  # anyio would miss it too late
 
-    return partial(run, backend="trio")
+    from smtpproto_cli._anyio import run, wait_on_trio
+
+    return Runtime(partial(run, backend="trio"), _coroutine(wait_on_trio))
 
 
-def _gevent() -> Run:
-    from smtpproto_cli._gevent import run
+def _gevent() -> Runtime:
+    from smtpproto_cli._gevent import run, wait
 
-    return run
-
-
-def _blocking() -> Run:
-    from smtpproto_cli._blocking import run
-
-    return run
+    return Runtime(run, _plain(wait))
 
 
-RUNTIMES: Final[Mapping[str, Callable[[], Run]]] = {
+def _blocking() -> Runtime:
+    from smtpproto_cli._blocking import run, wait
+
+    return Runtime(run, _plain(wait))
+
+
+RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {
     "asyncio": _asyncio,
     "uvloop": _uvloop,
     "anyio": _anyio,
@@ -68,12 +92,11 @@ RUNTIMES: Final[Mapping[str, Callable[[], Run]]] = {
     "gevent": _gevent,
     "blocking": _blocking,
 }
-"""What gives functions that serve until a signal ends it."""
 
 _PACKAGES: Final = frozenset({"anyio", "gevent", "trio", "uvloop"})
 
 
-def load(name: str) -> Run:
+def load(name: str) -> Runtime:
     """The runtime of that name. Raises Fault if a package it needs is not installed."""
     try:
         return RUNTIMES[name]()

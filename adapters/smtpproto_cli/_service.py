@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from smtpproto import ConfigurationError
 from smtpproto_cli._notify import READY, STOPPING, notify
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from smtpproto_cli._journal import Journal
     from smtpproto_cli._places import Bound
     from smtpproto_cli._settings import Settings
+    from smtpproto_cli._sinks import Sink
     from smtpproto_server import Options
 
 __all__ = ["SIGNALS", "Alone", "Service", "certificate_files", "checked", "reload"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLOSING: Final = 6.0  # seconds after close_timeout in which the server has ended at the latest
+LAST_WORDS: Final = 1.0  # seconds for what threads have yet to write when all connections are gone
 FILES: Final = ("cert", "key", "ca", "sni_options")
 _LOG: Final = logging.getLogger("smtpproto")
 
@@ -40,21 +44,31 @@ class Report(Protocol):
     def hurry(self, number: int, /) -> None:
         """A second signal has come."""
 
+    def ended(self, seconds: float, /) -> None:
+        """The process is about to end, after so long at the latest."""
+
 
 class Service:
     """What a runtime needs to run one server, and what it reports."""
 
-    __slots__ = ("_ending", "_report", "_settings", "options", "sockets")
+    __slots__ = ("_latest", "_report", "_settings", "_sink", "options", "sockets")
 
     def __init__(
-        self, options: Options, sockets: Iterable[socket.socket], *, settings: Settings, report: Report
+        self,
+        options: Options,
+        sockets: Iterable[socket.socket],
+        *,
+        settings: Settings,
+        sink: Sink,
+        report: Report,
     ) -> None:
         self.options: Options = options
         self.sockets: Iterable[socket.socket] = sockets
         """They listen already; the server accepts from them."""
         self._settings: Settings = settings
+        self._sink: Sink = sink
         self._report: Report = report
-        self._ending: bool = False
+        self._latest: float | None = None
 
     @contextmanager
     def beginning(self) -> Generator[None]:
@@ -73,15 +87,28 @@ class Service:
         """One of SIGNALS has come; `stop` makes the runtime close the server."""
         if number == signal.SIGHUP:
             reload(server, self._settings)
-        elif self._ending:
+        elif self._latest is not None:
             self._report.hurry(number)
         else:
-            self._ending = True
+            self._latest = time.monotonic() + self.options.close_timeout + CLOSING
             stop()
 
     def ending(self, clients: int) -> None:
         """The server is about to be closed."""
         self._report.ending(clients)
+
+    def ended(self) -> NoReturn:
+        """End the process: the server is closed.
+
+        Not by way of the interpreter's end. That waits for threads, one of which may hang, and undoes the
+        handlers of signals, after which a late SIGHUP would be fatal.
+        """
+        latest = time.monotonic() + LAST_WORDS
+        if self._latest is not None:
+            latest = min(latest, self._latest)
+        self._sink.close(max(0.0, latest - time.monotonic()))
+        self._report.ended(max(0.0, latest - time.monotonic()))
+        os._exit(0)
 
 
 class Alone:
@@ -106,9 +133,13 @@ class Alone:
     def hurry(self, number: int) -> None:
         """Leave without waiting for clients, hooks or threads.
 
-        What was answered with 250 is on the disk, and everything written has been flushed.
+        What was answered with 250 is on the disk.
         """
+        self._journal.close(LAST_WORDS)
         os._exit(128 + number)
+
+    def ended(self, seconds: float) -> None:
+        self._journal.close(seconds)
 
 
 def checked(options: Options, settings: Settings) -> ServerCore:

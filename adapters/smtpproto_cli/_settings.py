@@ -35,6 +35,7 @@ FLAGS: Final = frozenset(
 _WORDS: Final[Mapping[str, Any]] = {"none": None, "None": None, "True": True, "False": False}
 # Passes as an option's name at the beginning of a message about it.
 NAME: Final = re.compile(r"[a-z0-9_]+")
+MISTYPED: Final = re.compile(r"[\w.=-]{0,40}")  # names have 36 characters at most
 
 _CHECKS: Final[Mapping[str, Any]] = {
     spec.name: spec.metadata.get("check") for spec in fields(Options) if spec.name not in PYTHON_ONLY
@@ -63,7 +64,7 @@ class Settings:
         name, equals, value = text.partition("=")
         name = name.strip()
         if not (name and equals):
-            raise Fault(f"--set wants name=value, not {text!r}")
+            raise Fault(f"--set wants name=value, not {_shown(text)}")
         _insist_on_name(name, "--set")
         self.put(name, _acceptable(name, _readings(value.strip())), "--set")
 
@@ -110,7 +111,12 @@ def _insist_on_name(name: str, origin: str) -> None:
         raise Fault(f"{origin}: {name} is no option of the server; say it on the command line")
     near = get_close_matches(name.lower().replace("-", "_"), _CHECKS, n=1)
     hint = f"did you mean {near[0]}?" if near else "the names are those of smtpproto_server.Options"
-    raise Fault(f"{origin}: there is no option {name!r}; {hint}")
+    raise Fault(f"{origin}: there is no option {_shown(name)}; {hint}")
+
+
+def _shown(text: str) -> str:
+    """The text if it may be a name that was mistyped; it may also be a key that lost its `key=`."""
+    return repr(text) if MISTYPED.fullmatch(text) else "this text"
 
 
 def _readings(text: str) -> Iterator[Any]:

@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
     from smtpproto_cli._journal import Journal
     from smtpproto_cli._places import Bound
     from smtpproto_cli._settings import Settings
+    from smtpproto_cli._sinks import Sink
     from smtpproto_server import Options, ServerCore
 
 __all__ = ["Supervisor"]
 
 SHORT_LIFE: Final = 3.0  # seconds from its start in which a worker that ends has failed
 MAX_SHORT_LIVES: Final = 5  # of workers that followed one another; then the next would fail as well
-GAVE_UP: Final = 1  # exit status
+FAILED: Final = 1  # exit status, of a worker too
 
 # What a worker says to the supervisor. The end of its line is the end of the worker.
 LISTENING: Final = b"L"
@@ -76,19 +76,21 @@ class Supervisor:
 
     def __init__(
         self,
-        serve: Callable[[Service], None],
+        serve: Callable[[Service], object],
         options: Options,
         bound: Bound,
         *,
         core: ServerCore,
         settings: Settings,
+        sink: Sink,
         journal: Journal,
     ) -> None:
-        self._serve: Callable[[Service], None] = serve
+        self._serve: Callable[[Service], object] = serve
         self._options: Options = options
         self._bound: Bound = bound
         self._core: ServerCore = core
         self._settings: Settings = settings
+        self._sink: Sink = sink
         self._journal: Journal = journal
         self._shares: dict[int, list[socket.socket]] = {}
         self._workers: set[Worker] = set()
@@ -178,7 +180,7 @@ class Supervisor:
             self._start(number)
             return
         _LOG.critical("worker %d ended %d times soon after its start; giving up", number, MAX_SHORT_LIVES)
-        self._status = GAVE_UP
+        self._status = FAILED
         self._end()
 
     # --- signals ------------------------------------------------------------------------------------
@@ -199,6 +201,8 @@ class Supervisor:
             try:
                 yield
             finally:
+                # The interpreter gives signals that are handled their default back when it ends.
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
                 signal.set_wakeup_fd(-1)
                 self._selector.close()
 
@@ -230,7 +234,7 @@ class Supervisor:
             worker.send(signal.SIGTERM)
 
     def _hurry(self, number: int) -> NoReturn:
-        """What was answered with 250 is on the disk, and everything written has been flushed."""
+        """What was answered with 250 is on the disk."""
         for worker in self._workers:
             worker.send(signal.SIGKILL)
         os._exit(128 + number)
@@ -239,7 +243,6 @@ class Supervisor:
 
     def _work(self, number: int, line: socket.socket) -> NoReturn:
         """Be a worker. Nothing of the supervisor's is returned to."""
-        status = 1
         try:
             self._forget()
             self._journal.name(f"worker {number}")
@@ -249,16 +252,12 @@ class Supervisor:
                 if sock not in mine:
                     sock.close()
             report = Member(line, self._journal)
-            self._serve(Service(self._options, mine, settings=self._settings, report=report))
-            status = 0
+            self._serve(Service(self._options, mine, settings=self._settings, sink=self._sink, report=report))
         except Fault as fault:
             _LOG.error("%s", fault)
         except BaseException:  # noqa: BLE001 - this is the end of the process
             traceback.print_exc()
-        finally:
-            with suppress(Exception):
-                sys.stdout.flush()
-            os._exit(status)
+        os._exit(FAILED)
 
     def _forget(self) -> None:
         """Let go of what is the supervisor's, its ends of the other workers' lines above all.
@@ -298,6 +297,9 @@ class Member:
 
         So a second signal here is the same one; the supervisor's own second one is SIGKILL.
         """
+
+    def ended(self, seconds: float) -> None:
+        self._journal.close(seconds)
 
     def _say(self, what: bytes) -> None:
         with suppress(OSError):  # the supervisor has ended, and we shall soon

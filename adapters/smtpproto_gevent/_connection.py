@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 from gevent.hub import Waiter
 
-from smtpproto_server import NEVER, PARTED, SocketDriver
+from smtpproto_server import PARTED, SocketDriver
 
 if TYPE_CHECKING:
     import socket
@@ -35,11 +34,11 @@ class Connection(SocketDriver):
     """A connection in a greenlet."""
 
     __slots__ = (
-        "_due_call", "_greenlet", "_hub", "_noticing", "_readable", "_timer", "_timer_at", "_turn", "_waiter",
+        "_due_call", "_greenlet", "_hub", "_noticing", "_readable", "_timer", "_turn", "_waiter",
         "_writable",
     )  # fmt: skip
 
-    server: SMTPServer
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
     def __init__(
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
@@ -49,7 +48,6 @@ class Connection(SocketDriver):
         self._readable: Any = hub.loop.io(descriptor, READ)
         self._writable: Any = hub.loop.io(descriptor, WRITE)
         self._timer: Any = None
-        self._timer_at: float = NEVER
         self._waiter: Waiter[None] | None = None
         """Of the greenlet that waits for the client."""
         self._due_call: Callable[[], Any] | None = None
@@ -81,7 +79,7 @@ class Connection(SocketDriver):
                     self.lose()
         finally:
             self.end()
-            self.alarm(NEVER)
+            self._stop_timer()
 
     # --- hooks ----------------------------------------------------------------------------------------
 
@@ -149,8 +147,8 @@ class Connection(SocketDriver):
     # --- waiting --------------------------------------------------------------------------------------
 
     def _pump(self, stream: MessageStream | None) -> None:
-        """Wait for the client, the time or a poke, and take in what came; for `stream`, if it is still the one."""
-        if not self.noted or self.waits is PARTED:
+        """Wait for the client, the time or a poke; take in what came if `stream` is still the message."""
+        if (not self.noted and self.clock() < self.when) or self.waits is PARTED:
             self._wait(stream)
         if stream is not self.stream or self not in self.server.peers:
             return
@@ -167,7 +165,7 @@ class Connection(SocketDriver):
         waiter: Waiter[None] = Waiter(self._hub)
         self._waiter = waiter
         if stream is not None:
-            stream.reader = partial(self._hub.loop.run_callback, waiter.switch, None)
+            stream.reader = lambda: self._hub.loop.run_callback(waiter.switch, None)
         watcher = None if self.waits is PARTED else self._writable if self.full else self._readable
         if watcher is not None:
             watcher.start(waiter.switch, None)
@@ -190,23 +188,20 @@ class Connection(SocketDriver):
         self._hub.loop.run_callback(self._wake)
 
     def alarm(self, when: float) -> None:
-        """A timer that runs already is left to fire early and look again."""
+        """By a timer of the hub."""
         self.when = when
+        self._stop_timer()
+        self._timer = self._hub.loop.timer(max(0.0, when - self.clock()))
+        self._timer.start(self._rang, update=True)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
-            if self._timer_at <= when < NEVER:
-                return
             self._timer.close()
             self._timer = None
-        if when < NEVER:
-            self._timer_at, self._timer = when, self._hub.loop.timer(max(0.0, when - self.clock()))
-            self._timer.start(self._rang, update=True)
 
     def _rang(self) -> None:
-        self._timer.close()
-        self._timer = None
-        if self.clock() < self.when:
-            self.alarm(self.when)
-        elif self._turn is not None and self._hook_works():
+        self._stop_timer()
+        if self._turn is not None and self._hook_works():
             self.rang()
         elif self._waiter is not None:
             self._waiter.switch(None)

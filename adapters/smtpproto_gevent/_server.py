@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
 
-IDLE: Final = 1.0  # seconds that a thread for look-ups stays
+IDLE: Final = 1  # seconds that a thread for look-ups stays
 
 
 class SMTPServer(ServerCore):

@@ -81,6 +81,7 @@ def _settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     settings: dict[str, Any] = {"runtime": runtime}
     for marker in reversed(list(request.node.iter_markers("smtp_server"))):
         if marker.args:
-            pytest.fail(f"smtp_server takes no {marker.args[0]!r} without a name: {MARKER}", pytrace=False)
+            kind = type(marker.args[0]).__name__  # not the value: it may be the users with their passwords
+            pytest.fail(f"smtp_server takes no {kind} without a name: {MARKER}", pytrace=False)
         settings.update(marker.kwargs)
     return settings

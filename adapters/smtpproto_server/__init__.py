@@ -22,12 +22,14 @@ from smtpproto_server._sockets import (
 )
 from smtpproto_server._stream import AsyncStream, MessageStream, Stream, StreamAborted
 from smtpproto_server._threads import Threads, Timers
-from smtpproto_server._tls import TlsChannel, TlsContexts
+from smtpproto_server._tls import TlsContexts
+from smtpproto_server._tls_channel import TlsChannel
 from smtpproto_server._trace import trace_lines
 
 __all__ = [
-    "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Address", "Application", "AsyncStream", "Delivery",
-    "Driver", "Identity", "Listener", "Maildir", "MessageStream", "Options", "Place", "ServerCore", "SocketDriver",
-    "Stream", "StreamAborted", "Threads", "Timers", "TlsChannel", "TlsContexts", "Wait", "bind_tcp", "bind_unix",
-    "has_octets", "is_coroutine_function", "listener_address", "socket_address", "trace_lines",
+    "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Address", "Application", "AsyncStream",
+    "Delivery", "Driver", "Identity", "Listener", "Maildir", "MessageStream", "Options", "Place",
+    "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers", "TlsChannel",
+    "TlsContexts", "Wait", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function",
+    "listener_address", "socket_address", "trace_lines",
 ]  # fmt: skip

@@ -258,8 +258,7 @@ class Calls(Octets):
                 if stream.claimed and why == "timeout":
                     self.hook_ends = NEVER  # its message is being stored: what it says will count
                     return
-                stream.given_up = True
-            stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
+                stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
             stream.wake_reader()
         self.given_up = why
         if self.in_thread and why == "timeout" and self.hook_name != "resolver":
@@ -270,7 +269,7 @@ class Calls(Octets):
     def claim(self, stream: MessageStream) -> bool:
         """See `MessageStream.claim`."""
         with self.server.verdicts:
-            if stream.given_up or stream.aborted is not None or stream.ended:
+            if stream.given_up or stream.ended:
                 return False
             stream.claimed = True
             return True
@@ -349,7 +348,7 @@ class Calls(Octets):
         stream.wake_reader()
         return False
 
-    def message_ended(self, message: IncomingMessage) -> Accept | Pending:
+    def message_ended(self, message: IncomingMessage) -> Accept | Pending:  # noqa: ARG002 - the engine's
         """The end of the message: what on_data has said, or will say."""
         stream = self.stream
         if stream is not None:
@@ -358,7 +357,8 @@ class Calls(Octets):
             if self.hook is not None:
                 stream.wake_reader()
                 return PENDING
-        if self.result is ACCEPT and not self.noted:
+        accepted: bool = self.result is ACCEPT
+        if accepted and not self.noted:
             return ACCEPT
         self.answer = self.result
         return PENDING

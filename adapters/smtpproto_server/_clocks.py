@@ -28,12 +28,14 @@ class Clocks:
     """Which time limit runs out next, and when. A limit that is off ends never."""
 
     __slots__ = (
-        "_data_left", "_options", "_window_began", "_window_left", "line_ends", "phase", "phase_ends",
+        "_data_left", "_options", "_window_began", "_window_left", "idle", "line_ends", "phase", "phase_ends",
         "session_ends", "since",
     )  # fmt: skip
 
     def __init__(self, options: Options) -> None:
         self._options: Options = options
+        self.idle: float = options.socket_timeout or NEVER
+        """`socket_timeout`, in seconds."""
         self.since: float = 0.0
         """When the wait for the client began; 0.0 while nobody waits for it."""
         self.session_ends: float = NEVER
@@ -64,13 +66,13 @@ class Clocks:
 
     def idle_until(self) -> float:
         """When `socket_timeout` runs out for the wait that goes on."""
-        return self.since + (self._options.socket_timeout or NEVER)
+        return self.since + self.idle
 
     def next(self, engine: Engine) -> tuple[TimerKind | None, float]:
         """What runs out next while the client is waited for, and when."""
         since, state = self.since, engine.state
         kind: TimerKind | None = "socket_timeout"
-        when = since + (self._options.socket_timeout or NEVER)
+        when = since + self.idle
         if state is _DATA:
             if since + self._data_left < when:
                 kind, when = "data_timeout", since + self._data_left

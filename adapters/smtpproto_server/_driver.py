@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from enum import Enum, unique
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
 from smtpproto import (
     ACCEPT,
@@ -39,14 +39,14 @@ from smtpproto import (
     VerifyRequested,
 )
 from smtpproto_server._calls import NO_ANSWER, Calls
-from smtpproto_server._clocks import KEPT, NEVER
+from smtpproto_server._clocks import NEVER
 from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results
 from smtpproto_server._octets import HANDSHAKES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from smtpproto import Event, TimerKind
+    from smtpproto import Event
     from smtpproto_server._application import Application
 
 __all__ = ["PARTED", "Driver", "Wait"]
@@ -107,13 +107,26 @@ class _Question(NamedTuple):
 class Driver(Calls):
     """A connection being served. A runtime's connection is a subclass."""
 
-    __slots__ = ("counted", "ends", "inbox", "linger", "peeks", "reason", "stop_seen", "stopping", "waits")
+    __slots__ = (
+        "counted",
+        "ends",
+        "inbox",
+        "linger",
+        "peeks",
+        "reason",
+        "rings",
+        "stop_seen",
+        "stopping",
+        "waits",
+    )
 
     def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         self.waits: Wait = CLIENT
         """What is awaited, while nothing runs."""
         self.ends: float = NEVER
         """When DELAY, LAST_REPLY or LINGER is over."""
+        self.rings: float = NEVER
+        """When the alarm is set for. It may come early, and then looks again."""
         self.linger: int = LINGER_OCTETS
         """How many octets of the client LINGER still takes."""
         self.inbox: list[bytes] = []
@@ -132,7 +145,7 @@ class Driver(Calls):
     # --- what a runtime adds ----------------------------------------------------------------------
 
     def alarm(self, when: float) -> None:
-        """Call `expired` then (the clock's seconds; NEVER: not), or earlier, or more than once."""
+        """Call `expired` then (the clock's seconds), in place of any later time it was set for."""
         raise NotImplementedError
 
     def poke(self) -> None:
@@ -206,12 +219,11 @@ class Driver(Calls):
 
     def expired(self) -> None:
         """The alarm: act if something has run out by now, else set the alarm again."""
-        self.running = True
+        self.running, self.rings = True, NEVER
         try:
-            now = self.clock()
             kind, when = self._waits[self.waits].due(self)
-            if when > now:
-                self.alarm(when)
+            if when > self.clock():
+                self._alarm_by(when)
                 return
             self._waits[self.waits].run_out(self, kind)
         finally:
@@ -329,7 +341,13 @@ class Driver(Calls):
 
     def _wait_for(self, wait: Wait) -> None:
         self.waits = wait
-        self.alarm(self._waits[wait].due(self)[1])
+        self._alarm_by(self._waits[wait].due(self)[1])
+
+    def _alarm_by(self, when: float) -> None:
+        """See to it that the alarm comes then, or earlier."""
+        if when < self.rings:
+            self.rings = when
+            self.alarm(when)
 
     def _decide_asked(self) -> None:
         """Give the engine the answer."""
@@ -347,8 +365,8 @@ class Driver(Calls):
 
     def _read(self, name: str, value: Any, event: Event | None) -> Any:
         """What a hook returned, as a decision."""
-        if name == "on_data" and isinstance(value, list | tuple) and self.options.lmtp:
-            decisions, wrong = read_results(value, len(self.session.envelope.rcpt_to))
+        if name == "on_data" and isinstance(value, list | tuple) and self.lmtp:
+            decisions, wrong = read_results(cast("Sequence[Any]", value), len(self.session.envelope.rcpt_to))
             if wrong:
                 self.server.report(ValueError(wrong), "hook", self.session)
             return decisions
@@ -363,28 +381,27 @@ class Driver(Calls):
 
     # --- time -------------------------------------------------------------------------------------
 
-    def start_timer(self, kind: TimerKind, seconds: float | None) -> None:
-        """A limit of the core begins."""
-        if kind in KEPT and seconds is not None:
-            self.clocks.set(kind, self.clock() + seconds)
-
-    def stop_timer(self, kind: TimerKind, seconds: float | None) -> None:  # noqa: ARG002 - the core's signature
-        """A limit of the core ends."""
-        self.clocks.set(kind, NEVER)
-
     def _wait_for_client(self) -> bool:
         """Wait for octets; False if the session's time is over already."""
         clocks, now = self.clocks, self.clock()
         if not clocks.since:  # else the wait goes on that has begun
             clocks.since = now
-        kind, when = clocks.next(self)
-        if when <= now and kind == "session_timeout":
-            self.timeout(kind)
-            return False
+        rings = self.rings
+        if (  # unless the alarm comes early enough for the plainest of waits
+            not now < rings <= clocks.since + clocks.idle
+            or rings > clocks.phase_ends
+            or rings > clocks.session_ends
+            or self.state is _DATA
+            or self.buffer.begun is not None
+        ):
+            kind, when = clocks.next(self)
+            if when <= now and kind == "session_timeout":
+                self.timeout(kind)
+                return False
+            self._alarm_by(when)
         if self.held:
             self._release()
         self.waits = CLIENT
-        self.alarm(when)
         return True
 
     def _wait_for_room(self) -> None:
@@ -458,10 +475,6 @@ class Driver(Calls):
             self.answer = NOT_IMPLEMENTED if name == "on_auth" else ACCEPT
         elif self.call(name, hook, *args) is ACCEPT:
             self.answer = ACCEPT
-
-    def _note_tls(self, event: NeedsTLS | NeedsStartTLS) -> bool:
-        self._begin_handshake(event)
-        return self.asked is not event
 
     def _note_client(self, event: ClientConnected) -> bool:
         self.server.connected(event.session)
@@ -537,15 +550,15 @@ class Driver(Calls):
         if self.lost:
             self._part()
         elif self.full:
-            self.alarm(self.ends)
-        elif self.reason in _PEER_KNOWS:
+            self._alarm_by(self.ends)
+        elif self.eof or self.reason in _PEER_KNOWS:
             self._part()
         elif self.waits is Wait.LAST_REPLY:
             # Closing on unread octets would reset the connection, and the reset may overtake the reply.
             self.end_output()
             self.ends = min(self.ends, self.clock() + LINGER)
             self.waits = Wait.LINGER
-            self.alarm(self.ends)
+            self._alarm_by(self.ends)
             self._release()
 
     def _say_last(self) -> bool:
@@ -610,8 +623,8 @@ class Driver(Calls):
         CommandReceived: _Question("on_command", attrgetter("verb", "argument", "session")),
     }
     _notes: ClassVar[Mapping[type[Event], Callable[[Any, Any], bool]]] = {
-        NeedsTLS: _note_tls,
-        NeedsStartTLS: _note_tls,
+        NeedsTLS: Calls.begin_handshake,
+        NeedsStartTLS: Calls.begin_handshake,
         ClientConnected: _note_client,
         DataAborted: _note_abort,
         ConnectionClosed: _note_end,

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from smtpproto import ACCEPT, Accept, Challenge, Decision, Reject
 
@@ -36,7 +36,7 @@ def failure(name: str) -> Reject:
 def reject_within(error: BaseException) -> Reject | None:
     """The Reject that a hook raised: itself, or in a group that holds nothing else, as task groups make."""
     while isinstance(error, BaseExceptionGroup):
-        inside: tuple[BaseException, ...] = error.exceptions
+        inside = cast("tuple[BaseException, ...]", error.exceptions)
         if len(inside) != 1:
             return None
         error = inside[0]

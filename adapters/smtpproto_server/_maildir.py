@@ -1,36 +1,31 @@
-# A store that keeps its promise.
-#
-# 250 hands the responsibility for a message over (RFC 5321 §6.1). So the order here is the whole
-# point: the file is written and synced in tmp/, renamed into new/, new/ is synced, and only then
-# does anybody hear of success. Whatever goes wrong before that ends as an exception, and whatever
-# stands in new/ is whole.
+# A store that keeps its promise: the directories of a Maildir, and the hook.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import os
 import re
 import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from smtpproto import Reject
+from smtpproto_server._delivery import Batches, Delivery, Incoming, MessageFacts, storage
 from smtpproto_server._trace import trace_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
     from smtpproto import Session
 
 __all__ = ["Delivery", "Maildir", "MessageStream"]
 
+CLOSE_WITHIN: Final = 5.0  # seconds
 STALE_AFTER: Final = 36 * 3600.0  # seconds; the Maildir custom for what was left in tmp/
 MAX_HOST: Final = 128  # octets in a file name, of which most systems allow 255
-NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _NOT_IN_NAMES: Final = re.compile(rb"[^A-Za-z0-9._-]")
 
@@ -39,40 +34,20 @@ _DELIVERIES: Final = itertools.count(1)
 _LOG: Final = logging.getLogger("smtpproto")
 
 
-class MessageStream(Protocol):
+class MessageStream(MessageFacts, Protocol):
     """What `Maildir.on_data` needs of the stream that a plain hook is given."""
 
-    @property
-    def complete(self) -> bool:
-        """The end of the message was seen."""
-        ...
-
-    @property
-    def refusal(self) -> Reject | None:
-        """What will be answered whatever the hook returns."""
-        ...
-
     def __iter__(self) -> Iterator[bytes]: ...
-
-
-@contextmanager
-def _storage() -> Generator[None]:
-    """A full disk is a state of this host that passes (RFC 5321 §4.2.3); other faults stay what they are."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise Reject(452, "4.3.1", "Error: insufficient system storage") from error
-        raise
 
 
 class Maildir:
     """A Maildir that takes mail; made with its directories if it does not exist.
 
-    Use `on_data` as the hook, in any runtime, or `delivery` from a hook of your own. It may be used
-    by many threads at once, and several processes may share the directory. `name` is this host's, in
-    file names and in the trace lines, which `trace` leaves out if false. `on_stored(session, path,
-    size)` is told of every message stored by `on_data`; `size` is that of the file.
+    Use `on_data` as the hook, in any runtime; `incoming` in a coroutine hook; or `delivery` in a hook
+    of your own. It may be used by many threads at once, and several processes may share the directory.
+    `name` is this host's, in file names and in the trace lines, which `trace` leaves out if false.
+    `on_stored(session, path, size)` is called for every message stored by `on_data` or `incoming`;
+    `size` is that of the file.
     Raises OSError if the directories cannot be had.
     """
 
@@ -101,6 +76,7 @@ class Maildir:
         # if somebody moves the directories meanwhile.
         self._tmp: int = _open_directory(self.path / "tmp")
         self._new: int = _open_directory(self.path / "new")
+        self._writer: Batches = Batches(self._new)
         self._remove_stale()
 
     def on_data(self, stream: MessageStream, session: Session) -> str | None:
@@ -110,20 +86,23 @@ class Maildir:
         when there is no room; every other exception, those of the stream included, goes on to the
         server. Nothing is kept of a message that broke off or that will be refused.
         """
-        with self.delivery() as delivery:
-            if self.trace:
-                delivery.write(trace_lines(session, received_by=self.name, when=self._clock()))
+        with self.incoming(stream, session) as message:
             for chunk in stream:
-                delivery.write(chunk)
-            if stream.refusal is not None:
+                if (writing := message.write(chunk)) is not None:
+                    writing.result()
+            if (storing := message.commit()) is None:
                 return None
-            if not stream.complete:
-                raise RuntimeError("the stream ended before the message did")
-            path = delivery.commit()
-        self._tell(session, path, delivery.size)
-        return f"OK: queued as {path.name}"
+            storing.result()
+            return message.stored()
 
-    @_storage()
+    def incoming(self, stream: MessageFacts, session: Session) -> Incoming:
+        """Begin to store the message of a hook, which waits for the futures in the way of its runtime."""
+        head = b""
+        if self.trace:
+            head = trace_lines(session, received_by=self.name, when=self._clock())
+        return Incoming(stream, head, self._writer, open_=self.delivery, stored=partial(self._tell, session))
+
+    @storage()
     def delivery(self) -> Delivery:
         """Begin a message: write to what is returned, then `commit` or `abort` it."""
         while True:
@@ -133,8 +112,14 @@ class Maildir:
                 descriptor = os.open(name, flags, 0o600, dir_fd=self._tmp)
                 return Delivery(self.path / "new", name, descriptor, tmp=self._tmp, new=self._new)
 
-    def close(self) -> None:
-        """Give the directories' descriptors back, when no delivery is open any more."""
+    def close(self, timeout: float = CLOSE_WITHIN) -> None:
+        """Give the directories' descriptors back, when no delivery is open any more.
+
+        Waits `timeout` seconds for work that was begun. If the disk hangs for longer, the thread and the
+        descriptors are left as they are.
+        """
+        if not self._writer.close(timeout):
+            return  # it would go on with whatever has these descriptors by then
         tmp, new, self._tmp, self._new = self._tmp, self._new, -1, -1
         for descriptor in (tmp, new):
             if descriptor >= 0:
@@ -146,14 +131,14 @@ class Maildir:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tell(self, session: Session, path: Path, size: int) -> None:
+    def _tell(self, session: Session, name: str, size: int) -> None:
         if self.on_stored is None:
             return
         try:
-            self.on_stored(session, path, size)
+            self.on_stored(session, self.path / "new" / name, size)
         except Exception:  # noqa: BLE001 - the application's, logged
             # The message is stored; saying anything but 250 now would only store it twice.
-            _LOG.exception("on_stored failed for %s", path.name)
+            _LOG.exception("on_stored failed for %s", name)
 
     def _unique_name(self) -> str:
         """Unique among all hosts and processes that deliver here: time, process, count, host."""
@@ -168,94 +153,6 @@ class Maildir:
                 with suppress(OSError):  # another process was quicker, or it is not ours to remove
                     if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < limit:
                         os.unlink(entry.name, dir_fd=self._tmp)
-
-
-class Delivery:
-    """One message on its way into a Maildir. As a context manager: aborted unless committed.
-
-    After an exception from `write` or `commit` the delivery is over and nothing of it is left.
-    """
-
-    __slots__ = ("_descriptor", "_folder", "_new", "_open", "_tmp", "name", "size")
-
-    def __init__(self, folder: Path, name: str, descriptor: int, *, tmp: int, new: int) -> None:
-        self.name: str = name
-        """The file's name in tmp/; in new/ it has its size behind it."""
-        self.size: int = 0
-        """Octets written so far."""
-        self._folder: Path = folder
-        self._descriptor: int = descriptor
-        self._tmp: int = tmp
-        self._new: int = new
-        self._open: bool = True
-
-    def write(self, data: bytes) -> None:
-        """Append octets. Raises Reject(452) when there is no room, OSError for every other fault."""
-        with self._aborted_by_faults():
-            rest = memoryview(data)
-            while rest:  # a write cut short says why only when it is tried again
-                rest = rest[os.write(self._descriptor, rest) :]
-            self.size += len(data)
-
-    def commit(self) -> Path:
-        """Store the message; when this returns it is on the disk under the path returned.
-
-        Raises as `write` does.
-        """
-        with self._aborted_by_faults():
-            os.fsync(self._descriptor)
-            self._close()  # may also report a failed write, on NFS for instance
-            path = self._publish(f"{self.name},S={self.size}")
-        self._open = False
-        return path
-
-    def abort(self) -> None:
-        """Drop the message. Never raises; without effect behind `commit` or another `abort`."""
-        if not self._open:
-            return
-        self._open = False
-        with suppress(OSError):
-            self._close()
-        with suppress(OSError):
-            os.unlink(self.name, dir_fd=self._tmp)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.abort()
-
-    @contextmanager
-    def _aborted_by_faults(self) -> Generator[None]:
-        if not self._open:
-            raise ValueError("the delivery is over")
-        try:
-            with _storage():
-                yield
-        except BaseException:
-            self.abort()
-            raise
-
-    def _publish(self, name: str) -> Path:
-        # Who holds a name in tmp/ is alone in making files of that name in new/, so nobody can
-        # come between this look and the renaming, which would replace an older message.
-        path = self._folder / name
-        if os.access(name, os.F_OK, dir_fd=self._new):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        os.rename(self.name, name, src_dir_fd=self._tmp, dst_dir_fd=self._new)
-        try:
-            os.fsync(self._new)
-        except BaseException:
-            # The client will hear no and send the message again: once is enough.
-            with suppress(OSError):
-                os.unlink(name, dir_fd=self._new)
-            raise
-        return path
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 def _host_in_names(name: str) -> str:

@@ -6,13 +6,14 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto import Engine, NeedsStartTLS, NeedsTLS, State
-from smtpproto_server._clocks import NEVER, Clocks
+from smtpproto_server._clocks import KEPT, NEVER, Clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from smtpproto import TimerKind
     from smtpproto_server._application import Application
-    from smtpproto_server._tls import TlsChannel
+    from smtpproto_server._tls_channel import TlsChannel
 
 __all__ = ["HANDSHAKES", "Octets"]
 
@@ -115,12 +116,16 @@ class Octets(Engine):
 
     # --- TLS --------------------------------------------------------------------------------------
 
-    def _begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> None:
-        """No reply to what goes wrong here, and no way back to plaintext (RFC 3207 §4.1)."""
+    def begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> bool:
+        """No reply to what goes wrong here, and no way back to plaintext (RFC 3207 §4.1).
+
+        False: the engine stands still until it is done.
+        """
         self._flush_due()
         self.channel = self.server.contexts.channel()
         if isinstance(event, NeedsTLS) and event.data:
             self._shake_hands(self.channel, event.data)
+        return self.asked is not event
 
     def _shake_hands(self, channel: TlsChannel, data: bytes) -> None:
         error, done = None, False
@@ -169,3 +174,14 @@ class Octets(Engine):
         elif ended:
             self.receive_eof()
         return bool(plain) or ended
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def start_timer(self, kind: TimerKind, seconds: float | None) -> None:
+        """A limit of the core begins."""
+        if kind in KEPT and seconds is not None:
+            self.clocks.set(kind, self.clock() + seconds)
+
+    def stop_timer(self, kind: TimerKind, seconds: float | None) -> None:  # noqa: ARG002 - the core's signature
+        """A limit of the core ends."""
+        self.clocks.set(kind, NEVER)

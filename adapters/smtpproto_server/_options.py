@@ -49,7 +49,7 @@ def _resolver(value: Any) -> Any:
 _limit: Final = Check.limit_in_seconds
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options(smtpproto.Options):
     """What a server can be told. Times are seconds; None switches a limit off.
 
@@ -71,19 +71,19 @@ class Options(smtpproto.Options):
     # DNS
     disable_reverse_lookup: bool = option(Check.flag, default=False)
     """The client's host name is its address in brackets, at once."""
-    resolver: Resolver | None = option(_resolver, None)
+    resolver: Resolver | None = option(_resolver, None, secret=True)
     """Replaces the system's resolver."""
     reverse_lookup_timeout: float | None = option(_limit, 1.5)
     """For the lookup; then the name is the address in brackets."""
 
     # TLS; what they take is checked where contexts are built
-    key: Pem | None = option(_any, None)
+    key: Pem | None = option(_any, None, secret=True)
     """Private key: PEM text or a path."""
-    cert: Pem | None = option(_any, None)
-    """Certificate chain: PEM text or a path."""
+    cert: Pem | None = option(_any, None, secret=True)
+    """Certificate chain, which may contain the key: PEM text or a path."""
     ssl_context: ssl.SSLContext | None = option(_any, None)
     """Used as it is, instead of the other TLS options."""
-    ca: Pem | Sequence[Pem] | None = option(_any, None)
+    ca: Pem | Sequence[Pem] | None = option(_any, None, secret=True)
     """CAs for client certificates; None: the system's."""
     request_cert: bool = option(Check.flag, default=False)
     """Ask clients for a certificate."""
@@ -92,26 +92,26 @@ class Options(smtpproto.Options):
     min_version: str | None = option(_any, "TLSv1.2")
     max_version: str | None = option(_any, None)
     sni_options: Mapping[str, Mapping[str, Any] | ssl.SSLContext] = field(
-        default_factory=dict[str, "Mapping[str, Any] | ssl.SSLContext"]
+        default_factory=dict[str, "Mapping[str, Any] | ssl.SSLContext"], repr=False
     )
     """TLS options, or a context, for each server name."""
 
     # Hooks
-    handler: object = None
+    handler: object = option(_any, None, secret=True)
     """An object whose `on_*` methods are the hooks that are not given otherwise."""
-    on_connect: Hook | None = option(_hook, None)
-    on_secure: Hook | None = option(_hook, None)
-    on_auth: Hook | None = option(_hook, None)
-    on_mail_from: Hook | None = option(_hook, None)
-    on_rcpt_to: Hook | None = option(_hook, None)
-    on_data: Hook | None = option(_hook, None)
-    on_close: Hook | None = option(_hook, None)
-    on_helo: Hook | None = option(_hook, None)
-    on_data_start: Hook | None = option(_hook, None)
-    on_vrfy: Hook | None = option(_hook, None)
-    on_expn: Hook | None = option(_hook, None)
-    on_help: Hook | None = option(_hook, None)
-    on_command: Hook | None = option(_hook, None)
+    on_connect: Hook | None = option(_hook, None, secret=True)
+    on_secure: Hook | None = option(_hook, None, secret=True)
+    on_auth: Hook | None = option(_hook, None, secret=True)
+    on_mail_from: Hook | None = option(_hook, None, secret=True)
+    on_rcpt_to: Hook | None = option(_hook, None, secret=True)
+    on_data: Hook | None = option(_hook, None, secret=True)
+    on_close: Hook | None = option(_hook, None, secret=True)
+    on_helo: Hook | None = option(_hook, None, secret=True)
+    on_data_start: Hook | None = option(_hook, None, secret=True)
+    on_vrfy: Hook | None = option(_hook, None, secret=True)
+    on_expn: Hook | None = option(_hook, None, secret=True)
+    on_help: Hook | None = option(_hook, None, secret=True)
+    on_command: Hook | None = option(_hook, None, secret=True)
     sync_hooks: Literal["thread", "inline"] = option(Check.one_of("thread", "inline"), "thread")
     """Where coroutine runtimes call plain hooks: in a thread, or in the loop (never `on_data`)."""
     hook_threads: int = option(Check.count(1), 64)

@@ -142,10 +142,12 @@ class ServerCore(Application):
         local = socket_address(name)
         if local_address is not None or local_port is not None:
             local = (_first(local_address, local[0]), _first(local_port, local[1]))
-        if remote_address is None or remote_port is None:
+        if remote_address is not None and remote_port is not None:
+            remote = (remote_address, remote_port)
+        else:
             remote = socket_address(_asked(sock.getpeername))
-            remote_address, remote_port = _first(remote_address, remote[0]), _first(remote_port, remote[1])
-        driver = self.begin(sock, local, (remote_address, remote_port), clock, id)
+            remote = (_first(remote_address, remote[0]), _first(remote_port, remote[1]))
+        driver = self.begin(sock, local, remote, clock, id)
         if driver is None:
             sock.close()
         return driver

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "Address", "Identity", "Place", "bind_tcp", "bind_unix", "has_octets", "listener_address", "socket_address",
+    "Address", "Identity", "Place", "bind_tcp", "bind_unix", "has_octets", "listener_address",
+    "socket_address",
 ]  # fmt: skip
 
 Address = tuple[str, int] | str

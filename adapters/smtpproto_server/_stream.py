@@ -64,7 +64,7 @@ class MessageStream:
     """What both streams have: the facts of the message, and what the connection keeps of it."""
 
     __slots__ = (
-        "_at", "_rest", "_source", "aborted", "at_end", "claimed", "content", "ended", "given_up", "message",
+        "_at", "_rest", "_source", "aborted", "at_end", "claimed", "content", "ended", "message",
         "reader", "reads",
     )  # fmt: skip
 
@@ -85,8 +85,6 @@ class MessageStream:
         """Why no more will come."""
         self.ended: bool = False
         """The hook has returned: nobody may read any more."""
-        self.given_up: bool = False
-        """The hook has no say any more: whatever it returns, its message is not accepted."""
         self.claimed: bool = False
 
     @property
@@ -108,6 +106,11 @@ class MessageStream:
     def refusal(self) -> Reject | None:
         """What will be answered whatever the hook returns; final once `complete`."""
         return self.message.refusal
+
+    @property
+    def given_up(self) -> bool:
+        """What the hook returns is discarded: its time was up, its client is gone, or the server ends."""
+        return self.aborted is not None
 
     def claim(self) -> bool:
         """Ask, before the message is stored for good, whether the hook still has its say.

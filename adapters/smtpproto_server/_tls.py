@@ -1,15 +1,11 @@
-# TLS as bytes in and bytes out, and the contexts it is made from.
+# The TLS options of a server, made into contexts.
 #
-# Nothing here moves a byte over a wire, waits, or knows a runtime: a channel is an SSLObject
-# between two memory BIOs, and whoever owns the connection feeds and drains it. Files are read
-# only while contexts are built; a fault found there is the application's and raises at once.
+# Files are read only while contexts are built; a fault found there is the application's and raises
+# at once. No text that may be a key is in an error.
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import functools
-import ipaddress
 import os
 import re
 import ssl
@@ -20,28 +16,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from smtpproto import ConfigurationError, TlsDetails, TlsOptions
+from smtpproto import ConfigurationError
+from smtpproto_server._tls_channel import NO_NAMES, TlsChannel
+from smtpproto_server._tls_development import development_pem
+from smtpproto_server._tls_names import a_labels
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-__all__ = ["TLS_OPTION_NAMES", "TlsChannel", "TlsContexts"]
-
-RECORD: Final = 16_384  # octets of plaintext in one record at most, RFC 8446 §5.1
-CHUNK: Final = 4 * RECORD  # octets `read` hands out at once at most
-# A memory BIO never gives back what it once grew to. Fed in pieces it stays near 40 KiB on a
-# connection that carried a large message, instead of holding the largest read for its whole life.
-PIECE: Final = RECORD
-MAX_CLIENT_HELLO: Final = 32_768  # octets; with post-quantum key shares some 2,000 are usual
-
-RECORD_HEADER: Final = 5  # octets: type, version, length
-MESSAGE_HEADER: Final = 4  # octets: type, length
-HANDSHAKE: Final = 22  # record type, RFC 8446 §5.1
-CLIENT_HELLO: Final = 1  # message type, RFC 8446 §4
-SERVER_NAME: Final = b"\0\0"  # extension type, RFC 6066 §3
-# RFC 6066 §3: a DNS name in A-labels. Anything else cannot name a certificate, and has no place
-# in a log either.
-_HOST_NAME: Final = re.compile(r"(?=.{1,255}\Z)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+__all__ = ["TLS_OPTION_NAMES", "TlsContexts"]
 
 
 class _Option(NamedTuple):
@@ -75,12 +58,13 @@ _VERSIONS: Final[Mapping[str, ssl.TLSVersion]] = MappingProxyType(
         "TLSv1.3": ssl.TLSVersion.TLSv1_3,
     }
 )
-_NO_NAMES: Final[Mapping[str, ssl.SSLContext]] = MappingProxyType({})
 
 _PEM_BEGIN: Final = "-----BEGIN "
 _CERTIFICATE: Final = "CERTIFICATE-----"
 _PRIVATE_KEY: Final = "PRIVATE KEY-----"
-MAX_SHOWN_PATH: Final = 120  # characters in an error message
+# What may be a key without its first line, which would be taken for a path: a line of its Base64 is
+# that long (RFC 7468 §2; an Ed25519 key is one of 64 characters, RFC 8410).
+_LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9+/]{40}|-----|[\r\n]")
 
 _LOAD_FAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {"KEY_VALUES_MISMATCH": "the key does not belong to the certificate; give two made together"}
@@ -92,172 +76,6 @@ _NO_CRYPTOGRAPHY: Final = (
     "TLS is not available: no TLS option is set, and the package 'cryptography', which would make a "
     "certificate for development, is not installed; set cert and key"
 )
-DEVELOPMENT_DAYS: Final = 7
-_ADDRESS_LITERAL: Final = re.compile(r"\[(?:IPv6:)?(.+)\]", re.IGNORECASE)  # RFC 5321 §4.1.3
-CLOCK_SKEW: Final = dt.timedelta(minutes=5)
-MAX_COMMON_NAME: Final = 64  # characters, RFC 5280 appendix A.1, ub-common-name
-
-
-class TlsChannel:
-    """The server's end of one TLS connection, without the connection.
-
-    Give it what the client sent (`receive`), and after every call send the client what
-    `outgoing` holds, also when a call raised: handshake messages, session tickets and alerts
-    appear there by themselves. First call `handshake` until it is True, then `read` and `write`.
-    """
-
-    __slots__ = (
-        "_at", "_ended", "_fault", "_held", "_hello", "_incoming", "_named", "_outgoing",
-        "closed", "servername", "ssl_object",
-    )  # fmt: skip
-
-    def __init__(self, context: ssl.SSLContext, named: Mapping[str, ssl.SSLContext] = _NO_NAMES) -> None:
-        self._named: Mapping[str, ssl.SSLContext] = named
-        self._hello: ClientHello | None = ClientHello()
-        self._incoming: ssl.MemoryBIO = ssl.MemoryBIO()
-        self._outgoing: ssl.MemoryBIO = ssl.MemoryBIO()
-        self._held: bytes = b""
-        self._at: int = 0
-        self._ended: bool = False
-        self._fault: ssl.SSLError | None = None
-        self.closed: bool = False
-        """The client said close_notify: what was read is all it meant to send (RFC 8446 §6.1)."""
-        self.servername: str | None = None
-        """The name the client asked for (SNI), lower-case, or None. Known once the handshake is done."""
-        self.ssl_object: ssl.SSLObject = self._wrapped(context)
-        """For questions to OpenSSL. Take it after the handshake: the client's SNI name may exchange it."""
-
-    def receive(self, raw: bytes) -> None:
-        """Take in octets the client sent, then call `handshake` or `read` until they ask for more."""
-        if self._hello is not None:
-            self._incoming.write(raw)
-            if self._hello.feed(raw):
-                self._choose(self._hello.name)
-        elif not self.closed:
-            self._held = self._held[self._at :] + raw if self._held else raw
-            self._at = 0
-
-    def receive_eof(self) -> None:
-        """The connection ended. `closed` stays False unless a close_notify came before."""
-        self._ended = True
-
-    def handshake(self) -> bool:
-        """Go on with the handshake: True when it is done, False when more octets are needed.
-
-        Raises ssl.SSLError when it failed; the alert for the client is in `outgoing`.
-        """
-        # Choosing the context inside OpenSSL's SNI callback would come too late: client certificates,
-        # protocol versions and ticket keys stay those of the first context. So the name comes first.
-        while self._hello is None:
-            try:
-                self.ssl_object.do_handshake()
-            except ssl.SSLWantReadError:
-                if self._refill():
-                    continue
-                break
-            return True
-        if self._ended:
-            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client went away during the TLS handshake")
-        return False
-
-    def read(self) -> bytes:
-        """The plaintext that is there now, at most 64 KiB of it; b"" when more ciphertext is needed.
-
-        Raises ssl.SSLError when the client broke the protocol: treat the connection as lost.
-        What came before the fault is handed out first, however the octets were cut.
-        """
-        if self._fault is not None:
-            raise self._fault
-        parts: list[bytes] = []
-        room = CHUNK
-        while room >= RECORD and self._has_ciphertext() and not self.closed:
-            try:
-                part = self.ssl_object.read(RECORD)
-            except ssl.SSLWantReadError:
-                continue  # the BIO is empty now
-            except ssl.SSLZeroReturnError:  # close_notify after ours
-                part = b""
-            except ssl.SSLError as fault:
-                self._fault = fault.with_traceback(None)
-                break
-            if part:
-                parts.append(part)
-                room -= len(part)
-            else:
-                self._close_input()
-        if self._fault is not None and not parts:
-            raise self._fault
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    @property
-    def ended(self) -> bool:
-        """The client will send no more ciphertext."""
-        return self._ended
-
-    @property
-    def pending(self) -> int:
-        """Octets of ciphertext that wait to be read."""
-        return len(self._held) - self._at
-
-    def write(self, data: bytes) -> None:
-        """Encrypt `data` into `outgoing`. On a broken or closed channel it is dropped, and `read` raises."""
-        if data:
-            try:
-                self.ssl_object.write(data)
-            except ssl.SSLError as fault:
-                self._fault = self._fault or fault.with_traceback(None)
-
-    def outgoing(self) -> bytes:
-        """Octets for the client since the last call."""
-        return self._outgoing.read()
-
-    def close(self) -> None:
-        """Queue a close_notify, if the state of the connection still allows one."""
-        # The client's own close_notify is not waited for; OpenSSL reports its absence as an error.
-        with contextlib.suppress(OSError):
-            self.ssl_object.unwrap()
-
-    def details(self) -> TlsDetails:
-        """What the core wants to know of a finished handshake."""
-        cipher = self.ssl_object.cipher()
-        name = cipher[0] if cipher else ""
-        return TlsDetails(
-            TlsOptions(name=name, standard_name=standard_name(name), version=self.ssl_object.version() or ""),
-            servername=self.servername,
-            peer_certificate=self.ssl_object.getpeercert() or None,
-        )
-
-    def _wrapped(self, context: ssl.SSLContext) -> ssl.SSLObject:
-        return context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-
-    def _choose(self, name: str | None) -> None:
-        self._hello = None
-        self.servername = name
-        context = self._named.get(name) if name else None
-        if context is not None:
-            self.ssl_object = self._wrapped(context)
-
-    def _has_ciphertext(self) -> bool:
-        pending = self._incoming.pending
-        return (pending < RECORD and self._refill()) or pending > 0 or self.ssl_object.pending() > 0
-
-    def _refill(self) -> bool:
-        """Move the next piece of what was received to where OpenSSL finds it."""
-        if not self._held:
-            return False
-        end = self._at + PIECE
-        if end < len(self._held):
-            self._incoming.write(memoryview(self._held)[self._at : end])
-            self._at = end
-        else:
-            self._incoming.write(self._held[self._at :])  # no copy of a whole small one
-            self._held, self._at = b"", 0
-        return True
-
-    def _close_input(self) -> None:
-        # RFC 8446 §6.1: data behind a close_notify must be ignored.
-        self.closed = True
-        self._held, self._at = b"", 0
 
 
 class TlsContexts:
@@ -316,106 +134,13 @@ class _Built:
         options: Mapping[str, object],
         context: ssl.SSLContext | None,
         *,
-        named: Mapping[str, ssl.SSLContext] = _NO_NAMES,
+        named: Mapping[str, ssl.SSLContext] = NO_NAMES,
         warning: str | None = None,
     ) -> None:
         self.options: Mapping[str, object] = options
         self.context: ssl.SSLContext | None = context
         self.named: Mapping[str, ssl.SSLContext] = named
         self.warning: str | None = warning
-
-
-class ClientHello:
-    """Finds the server name in the first message of a client (RFC 8446 §4.1.2).
-
-    Judging the message is OpenSSL's business: whatever looks wrong here has no name, and the
-    default context gets to refuse it.
-    """
-
-    __slots__ = ("_message", "_records", "name")
-
-    def __init__(self) -> None:
-        self._records: bytearray = bytearray()
-        self._message: bytearray = bytearray()
-        self.name: str | None = None
-
-    def feed(self, raw: bytes) -> bool:
-        """Take in octets; True when `name` is final, with or without one."""
-        records = self._records
-        records += raw
-        while records:
-            if records[0] != HANDSHAKE:
-                return True
-            if len(records) < RECORD_HEADER:
-                return False
-            end = RECORD_HEADER + int.from_bytes(records[3:RECORD_HEADER])
-            # RFC 8446 §5.1: a fragment of a handshake message is never empty, nor above 2^14 octets.
-            if not RECORD_HEADER < end <= RECORD_HEADER + RECORD:
-                return True
-            if len(records) < end:
-                return False
-            self._message += records[RECORD_HEADER:end]
-            del records[:end]
-            if self._complete():
-                return True
-        return False
-
-    def _complete(self) -> bool:
-        message = self._message
-        if message[0] != CLIENT_HELLO:
-            return True
-        end = MESSAGE_HEADER + int.from_bytes(message[1:MESSAGE_HEADER])
-        if len(message) >= MESSAGE_HEADER and end > MAX_CLIENT_HELLO:
-            return True
-        if len(message) < max(end, MESSAGE_HEADER):
-            return False
-        self.name = _server_name(bytes(message[MESSAGE_HEADER:end]))
-        return True
-
-
-def _server_name(hello: bytes) -> str | None:
-    at = 2 + 32  # legacy_version, random
-    for width in (1, 2, 1):  # legacy_session_id, cipher_suites, legacy_compression_methods
-        at += width + int.from_bytes(hello[at : at + width])
-    at += 2  # length of all extensions
-    while at < len(hello):
-        end = at + 4 + int.from_bytes(hello[at + 2 : at + 4])
-        if hello[at : at + 2] == SERVER_NAME:
-            return _host_name(hello[at + 4 : end])
-        at = end
-    return None
-
-
-def _host_name(extension: bytes) -> str | None:
-    # RFC 6066 §3: length of the list, name_type host_name(0), length, name. One name of a type.
-    if extension[2:3] != b"\0":
-        return None
-    text = extension[5 : 5 + int.from_bytes(extension[3:5])].decode("latin-1").lower().removesuffix(".")
-    return text if _HOST_NAME.fullmatch(text) else None
-
-
-# OpenSSL                       IANA
-# ECDHE-RSA-AES256-GCM-SHA384   TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-# AES128-SHA                    TLS_RSA_WITH_AES_128_CBC_SHA
-_CIPHER: Final = re.compile(
-    r"(?:(?P<exchange>(?:EC)?DHE)-)?(?:(?P<signature>RSA|ECDSA|DSS)-)?"
-    r"(?:(?P<cipher>AES|ARIA|CAMELLIA)(?P<bits>128|256)-(?:(?P<aead>GCM-SHA\d+|CCM)(?P<tag>8?)|(?P<mac>SHA\d*))"
-    r"|(?P<chacha>CHACHA20-POLY1305))"
-)
-
-
-def standard_name(name: str) -> str:
-    """The IANA name of an OpenSSL cipher name; those of TLS 1.3 are the same in both."""
-    match = _CIPHER.fullmatch(name)
-    if match is None:
-        return name
-    exchange = f"{match['exchange']}_" if match["exchange"] else ""
-    signature = match["signature"] or "RSA"
-    if match["chacha"]:
-        return f"TLS_{exchange}{signature}_WITH_CHACHA20_POLY1305_SHA256"
-    mode = match["aead"].replace("-", "_") if match["aead"] else f"CBC_{match['mac']}"
-    tag = f"_{match['tag']}" if match["tag"] else ""
-    return f"TLS_{exchange}{signature}_WITH_{match['cipher']}_{match['bits']}_{mode}{tag}"
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -446,7 +171,7 @@ def _build(options: Mapping[str, Any], name: str) -> _Built:
 def _named_contexts(sni_options: Mapping[Any, Any], outer: Mapping[str, Any]) -> Mapping[str, ssl.SSLContext]:
     named: dict[str, ssl.SSLContext] = {}
     for host, entry in sni_options.items():
-        name = _a_labels(host)
+        name = a_labels(host)
         if name is None:
             raise ConfigurationError(f"sni_options: {host!r} is no host name (there are no wildcards)")
         if name in named:
@@ -456,16 +181,6 @@ def _named_contexts(sni_options: Mapping[Any, Any], outer: Mapping[str, Any]) ->
         except ConfigurationError as error:
             raise ConfigurationError(f"sni_options[{host!r}]: {error}") from error
     return named
-
-
-def _a_labels(host: object) -> str | None:
-    if not isinstance(host, str):
-        return None
-    try:
-        name = host.encode("idna").decode("ascii").lower().removesuffix(".")
-    except UnicodeError:
-        return None
-    return name if _HOST_NAME.fullmatch(name) else None
 
 
 def _named_context(entry: Any, outer: Mapping[str, Any]) -> ssl.SSLContext:
@@ -604,8 +319,7 @@ def _content(option: str, value: Any) -> str:
     try:
         return Path(os.fsdecode(path)).read_bytes().decode("latin-1")
     except (OSError, ValueError) as error:
-        # A key that lost its first line is taken for a path; it must not end up in a log.
-        shown = repr(path) if len(path) <= MAX_SHOWN_PATH else "its path"
+        shown = "its path" if _LIKE_A_KEY.search(os.fsdecode(path)) else repr(path)
         reason = (isinstance(error, OSError) and error.strerror) or "not a path"
         raise ConfigurationError(f"{option}: cannot read {shown}: {reason}") from None
 
@@ -634,45 +348,7 @@ def _file(value: Any) -> Generator[str]:
 
 def _development(name: str) -> _Built:
     try:
-        pem = _development_pem(name)
+        pem = development_pem(name)
     except ImportError:
         return _Built({}, None, warning=_NO_CRYPTOGRAPHY)
     return _Built({}, _context({"cert": pem}), warning=_DEVELOPMENT_ONLY)
-
-
-@functools.cache
-def _development_pem(name: str) -> str:
-    """A self-signed certificate and its key, made once in a process for each server name."""
-    from cryptography import x509  # noqa: PLC0415 - optional, and most servers have certificates
-    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415 - optional, and most servers have certificates
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - optional, and most servers have certificates
-
-    hosts = list(dict.fromkeys(host for host in ("localhost", _host(name)) if host))
-    common_names = [text for text in map(str, hosts) if len(text) <= MAX_COMMON_NAME]
-    alternatives = [x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host) for host in hosts]
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text) for text in common_names])
-    key = ec.generate_private_key(ec.SECP256R1())
-    start = dt.datetime.now(dt.UTC) - CLOCK_SKEW
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=DEVELOPMENT_DAYS))
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return (certificate.public_bytes(serialization.Encoding.PEM) + private).decode("ascii")
-
-
-def _host(name: str) -> str | ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """What a certificate may hold of a server's name; None if it is neither host nor address."""
-    literal = _ADDRESS_LITERAL.fullmatch(name)
-    try:
-        return ipaddress.ip_address(literal[1] if literal else name)
-    except ValueError:
-        return _a_labels(name)

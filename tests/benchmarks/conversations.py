@@ -109,6 +109,9 @@ RECIPIENTS: Final = Conversation(
     (MAIL + RCPTS + DATA, KIBIBYTE + END),
     " ".join(["250"] * 101 + ["354", "250"]),
 )
+BOUNCE: Final = Conversation(
+    "message from <>", (b"MAIL FROM:<>\r\n" + RCPT + DATA, KIBIBYTE + END), MESSAGE.codes
+)
 ENVELOPE: Final = Conversation("MAIL, RCPT, RSET", (MAIL + RCPT + RSET,), "250 250 250")
 
 # --- sessions -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.conversations import CONVERSATIONS, KIB, LINES, Conversation, body, codes, play
+from benchmarks.conversations import BOUNCE, CONVERSATIONS, KIB, LINES, Conversation, body, codes, play
 from benchmarks.yardstick import requests
 from smtpproto import ACCEPT, Connection, DataChunk, Signal
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda each: each.name)
+@pytest.mark.parametrize("conversation", [*CONVERSATIONS, BOUNCE], ids=lambda each: each.name)
 def test_a_conversation_gets_the_replies_it_names(conversation: Conversation, times: int) -> None:
     assert codes(play(conversation, times)) == conversation.codes
 

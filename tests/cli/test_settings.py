@@ -30,6 +30,14 @@ def settled(assignment: str) -> Any:
     return getattr(settings.options(), name)
 
 
+@pytest.mark.parametrize("end", ["", "=="])
+def test_a_key_in_the_place_of_an_assignment_is_not_in_the_error(end: str) -> None:
+    for line in ("MC4CAQAwBQYDK2VwBCIEI" + "Nq3" * 14 + "A", "-----BEGIN PRIVATE KEY-----\nMC4C"):
+        with pytest.raises(Fault) as caught:
+            settled(line + end)
+        assert "MC4C" not in str(caught.value)
+
+
 def as_toml(value: object) -> str:
     if value is None:
         return '"none"'

@@ -20,16 +20,22 @@ RCPT_OK = Reply(250, "2.1.5", "Accepted")
 NO_MAILBOX = Reply(550, "5.1.1", "Requested action not taken")
 
 
-@pytest.mark.parametrize("code", [354, 200.0, "250", 550, 100, 999, True])
+@pytest.mark.parametrize("code", [354, 200.0, 550, 100, 999, True])
 def test_accept_takes_no_other_codes(code: Any) -> None:
-    with pytest.raises(ValueError, match=f"Accept takes a code from 200 to 299, not {code!r}"):
+    with pytest.raises(ValueError, match=f"Accept takes a code from 200 to 299, not {code}$"):
         Accept(code)
 
 
-@pytest.mark.parametrize("code", [250, 354, 600, 399, "550"])
+@pytest.mark.parametrize("code", [250, 354, 600, 399])
 def test_reject_takes_no_other_codes(code: Any) -> None:
-    with pytest.raises(ValueError, match=f"Reject takes a code from 400 to 599, not {code!r}"):
+    with pytest.raises(ValueError, match=f"Reject takes a code from 400 to 599, not {code}$"):
         Reject(code)
+
+
+@pytest.mark.parametrize("decision", [Accept, Reject])
+def test_a_text_is_no_code(decision: Any) -> None:
+    with pytest.raises(ValueError, match=r"takes a code from .*, not str$"):
+        decision("550")
 
 
 @pytest.mark.parametrize(

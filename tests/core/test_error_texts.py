@@ -52,8 +52,8 @@ TEXTS: list[tuple[dict[str, Any], str]] = [
     ({"ehlo_keywords": ["X Y!", "é"]}, f"ehlo_keywords 'é' {KEYWORD}, not ['X Y!', 'é']"),
     ({"use_proxy": "::1"}, f"use_proxy {PEERS}, not '::1'"),
     ({"use_proxy": 1}, f"use_proxy {PEERS}, not 1"),
-    ({"sasl_mechanisms": 1}, "sasl_mechanisms must map mechanism names to factories, not 1"),
-    ({"sasl_mechanisms": {"x": 1}}, f"sasl_mechanisms 'X': {MECHANISM}, not {{'x': 1}}"),
+    ({"sasl_mechanisms": 1}, "sasl_mechanisms must map mechanism names to factories, not int"),
+    ({"sasl_mechanisms": {"x": 1}}, f"sasl_mechanisms 'X': {MECHANISM}, not dict"),
     (
         {"auth_methods": ["X"]},
         f"auth_methods names 'X', which is neither one of {', '.join(BUILT_IN)} nor in sasl_mechanisms",

@@ -187,6 +187,21 @@ def test_a_link_to_a_file_finds_it(path: Path) -> None:
     assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
+def test_the_sections_that_tests_and_the_kit_name_are_on_the_page_of_behaviour() -> None:
+    headings = set(re.findall(r"^###? (\d+(?:\.\d+)?) ", page("behaviour.md"), re.MULTILINE))
+    rows = (ROOT / "adapters" / "smtpproto_kit" / "_rows.py").read_text("utf-8")
+    tests = [
+        line
+        for path in (ROOT / "tests" / "core").glob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if line.startswith("# ---") or "ehaviour" in line
+    ]
+    text = re.sub(r"RFC \d+ §[\d.]+", "", "\n".join([rows, *tests]))
+    named = set(re.findall(r"§(\d+(?:\.\d+)?)", text))
+    assert len(named) > 20
+    assert named <= headings
+
+
 def test_a_fragment_of_the_changelog_has_a_name_that_says_what_it_is() -> None:
     for path in (DOCS / "changes").iterdir():
         assert path.name == "README.md" or re.fullmatch(

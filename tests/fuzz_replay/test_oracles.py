@@ -131,7 +131,7 @@ def test_octets_behind_a_proxy_header_that_are_lost_are_seen(monkeypatch: pytest
         ("fuzz.grammar.encode_xtext", the_same, "parameters", b"\x01 ENVID=a+2Bb"),
         ("fuzz.replies.single_line", the_same, "reply", b"\0\0\0a\nb"),
         ("fuzz.logins.decode_base64", always(b""), "login", bytes(10) + b"a"),
-        ("smtpproto_server._tls._host_name", always("other.test"), "hello",
+        ("smtpproto_server._tls_names._host_name", always("other.test"), "hello",
          b"\7\7\xfd\0\0\0\x0c\0\x0a\0\0\7Mx.Test\0\x2b\0\3\2\3\4"),
     ],
 )  # fmt: skip

@@ -142,7 +142,8 @@ def test_it(smtp_server):
 
 WRONG: Final = {
     "tls='tls'": "smtp_server: tls is None, 'starttls' or 'implicit', not 'tls'",
-    "'trio'": "smtp_server takes no 'trio' without a name",
+    "'trio'": "smtp_server takes no str without a name",
+    "{'ann': 'tr0ub4dor'}": "smtp_server takes no dict without a name",
     "runtime='twisted'": "smtp_server: twisted is no runtime",
     "on_data=print": "smtp_server: the option on_data cannot be given: see messages",
     "size=0": "smtp_server: size must be a whole number, 1 or more",
@@ -159,6 +160,7 @@ def test_a_marker_that_cannot_be_is_one_clear_line(tmp_path: Path) -> None:
     assert [line for line in WRONG.values() if line not in said] == []
     assert "During handling" not in said
     assert "plugin.py" not in said
+    assert "tr0ub4dor" not in said
 
 
 def test_a_runtime_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
@@ -223,6 +225,7 @@ def test_it(smtp_server):
     assert outcome(said) == "1 passed, 1 error"
     assert "\nsmtp_server has failed: hook: RuntimeError: out of paper\n" in said
     assert "plugin.py" not in said
+    assert "tr0ub4dor" not in said
 
 
 def test_a_test_that_fails_ends_quickly_with_its_own_failure(tmp_path: Path) -> None:

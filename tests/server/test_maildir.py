@@ -11,20 +11,24 @@ import resource
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from smtpproto import Address, Envelope, Reject, Session
+from smtpproto_server._delivery import IN_MEMORY, Incoming
 from smtpproto_server._maildir import STALE_AFTER, Maildir
 from smtpproto_server._stream import StreamAborted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
+PATIENCE: Final = 60.0  # seconds
 NOW: Final = 1_700_000_000.25
 BODY: Final = b"Subject: hi\r\n\r\nhello\x00\xff\r\n"
+LARGE: Final = BODY.ljust(IN_MEMORY, b"x")  # has a file before its end has come
 
 
 class Message:
@@ -36,6 +40,7 @@ class Message:
         self.chunks: Iterable[bytes] = chunks
         self.refusal: Reject | None = refusal
         self.complete: bool = complete
+        self.given_up: bool = False
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self.chunks
@@ -76,7 +81,13 @@ def files(box: Maildir, folder: str) -> list[str]:
     return names(box.path / folder)
 
 
+def settle(box: Maildir) -> None:
+    """Let the store's thread do what it was handed."""
+    box._writer.worker.submit(int).result(PATIENCE)
+
+
 def is_empty(box: Maildir) -> bool:
+    settle(box)
     return not files(box, "tmp") and not files(box, "new")
 
 
@@ -106,6 +117,23 @@ def put_in_place_of(path: Path, other: str, flags: int) -> None:
 def message_in_tmp(box: Maildir) -> Path:
     (name,) = files(box, "tmp")
     return box.path / "tmp" / name
+
+
+def stored(message: Incoming) -> None:
+    storing = message.commit()
+    assert storing is not None
+    storing.result(PATIENCE)
+
+
+@contextmanager
+def held_up(box: Maildir) -> Generator[None]:
+    """Let messages wait for the store's thread meanwhile."""
+    gate = threading.Event()
+    box._writer.worker.put(gate.wait)
+    try:
+        yield
+    finally:
+        gate.set()
 
 
 # What is stored
@@ -152,9 +180,9 @@ def test_lmtp_stores_one_copy_for_all_recipients(box: Maildir) -> None:
 
 def test_nothing_is_in_new_before_commit(box: Maildir) -> None:
     seen: list[list[str]] = []
-    box.on_data(Message(then(BODY, happens=lambda: seen.append(files(box, "new")))), session())
+    box.on_data(Message(then(LARGE, happens=lambda: seen.append(files(box, "new")))), session())
     assert seen == [[]]
-    assert only_message(box) == BODY + b"more"
+    assert only_message(box) == LARGE + b"more"
 
 
 def test_names_follow_the_maildir_custom(box: Maildir) -> None:
@@ -293,7 +321,7 @@ def test_nothing_is_left_of_a_message_that_broke_off(box: Maildir, reason: str) 
         raise StreamAborted(reason)
 
     with pytest.raises(StreamAborted, match=reason):
-        box.on_data(Message(then(BODY, happens=breaks_off)), session())
+        box.on_data(Message(then(LARGE, happens=breaks_off)), session())
     assert is_empty(box)
 
 
@@ -303,7 +331,7 @@ def test_any_exception_goes_on_and_leaves_nothing(box: Maildir, error: BaseExcep
         raise error
 
     with pytest.raises(type(error)):
-        box.on_data(Message(then(BODY, happens=fails)), session())
+        box.on_data(Message(then(LARGE, happens=fails)), session())
     assert is_empty(box)
 
 
@@ -351,6 +379,69 @@ def test_a_delivery_that_is_over_takes_nothing_more(box: Maildir, end: str) -> N
         delivery.commit()
 
 
+# Hooks that are given up
+
+
+def test_a_message_whose_hook_was_given_up_is_not_stored(box: Maildir) -> None:
+    message = Message()
+    message.given_up = True
+    with pytest.raises(RuntimeError, match="the hook was given up"):
+        box.on_data(message, session())
+    assert is_empty(box)
+
+
+def test_a_message_is_removed_if_its_hook_was_given_up_while_it_was_stored(box: Maildir) -> None:
+    stream = Message()
+    with box.incoming(stream, session()) as message:
+        message.write(BODY)
+        stored(message)
+        assert only_message(box) == BODY
+        stream.given_up = True
+        with pytest.raises(RuntimeError, match="the hook was given up"):
+            message.stored()
+    assert is_empty(box)
+
+
+def test_a_hook_that_is_cancelled_while_its_message_waits_stores_nothing(box: Maildir) -> None:
+    with held_up(box):
+        with box.incoming(Message(), session()) as first:
+            first.write(BODY)
+            first.commit()
+        second = box.incoming(Message(), session())
+        second.write(BODY)
+        storing = second.commit()
+        assert storing is not None
+        assert storing.cancel()  # as asyncio.wrap_future does
+        second.abort()
+    assert is_empty(box)
+
+
+def test_a_hook_that_is_cancelled_before_the_reply_stores_nothing(box: Maildir) -> None:
+    with box.incoming(Message(), session()) as message:
+        message.write(BODY)
+        stored(message)
+    assert is_empty(box)
+
+
+def test_a_message_that_is_not_stored_has_no_reply(box: Maildir) -> None:
+    with box.incoming(Message(), session()) as message, pytest.raises(ValueError, match="not stored"):
+        message.stored()
+
+
+def test_a_message_waits_in_memory_up_to_a_mark(box: Maildir) -> None:
+    with box.incoming(Message(), session()) as message:
+        assert message.write(b"x" * (IN_MEMORY - 1)) is None
+        assert files(box, "tmp") == []
+        writing = message.write(b"x")
+        assert writing is not None
+        writing.result(PATIENCE)
+        assert message_in_tmp(box).stat().st_size == IN_MEMORY
+        assert message.write(b"y") is None
+        stored(message)
+        message.stored()
+    assert only_message(box) == b"x" * IN_MEMORY + b"y"
+
+
 # Being told
 
 
@@ -381,7 +472,7 @@ def test_a_full_disk_is_a_452_and_leaves_nothing(box: Maildir) -> None:
         put_in_place_of(message_in_tmp(box), "/dev/full", os.O_WRONLY)
 
     with pytest.raises(Reject) as caught:
-        box.on_data(Message(then(BODY, happens=fills_up)), session())
+        box.on_data(Message(then(LARGE, happens=fills_up)), session())
     assert caught.value == Reject(452, "4.3.1", "Error: insufficient system storage")
     assert isinstance(caught.value.__cause__, OSError)
     assert is_empty(box)
@@ -402,7 +493,7 @@ def test_a_file_that_cannot_be_synced_is_no_success(box: Maildir) -> None:
         put_in_place_of(message_in_tmp(box), "/dev/null", os.O_WRONLY)
 
     with pytest.raises(OSError, match="Invalid argument"):
-        box.on_data(Message(then(BODY, happens=cannot_be_synced)), session())
+        box.on_data(Message(then(LARGE, happens=cannot_be_synced)), session())
     assert is_empty(box)
 
 
@@ -450,6 +541,7 @@ def test_a_small_disk_fills_up_and_takes_mail_again_when_there_is_room(small_dis
             with pytest.raises(Reject) as caught:
                 box.on_data(Message([b"x" * 30_000] * 2), session())
             assert caught.value.code == 452
+            settle(box)
             assert files(box, "tmp") == []
         box.on_data(Message(), session())
         assert sorted(path.stat().st_size for path in (box.path / "new").iterdir()) == [len(BODY), 30_000]
@@ -465,11 +557,46 @@ def test_a_disk_that_has_no_room_for_another_file_is_a_452_too(small_disk: Path)
         with pytest.raises(Reject) as caught:
             fill(box)
         assert caught.value.code == 452
+        settle(box)
         assert files(box, "tmp") == []
         assert len(files(box, "new")) in range(1, 10)
 
 
 # Many at once
+
+
+def test_a_directory_that_cannot_be_synced_is_no_success_for_any_of_a_batch(box: Maildir) -> None:
+    new = box.path / "new"
+    put_in_place_of(new, str(new), os.O_PATH | os.O_DIRECTORY)
+    messages = [box.incoming(Message(), session()) for _ in range(5)]
+    with held_up(box):
+        storing = [message.commit() for message in messages]
+    for each in storing:
+        assert each is not None
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            each.result(PATIENCE)
+    assert is_empty(box)
+
+
+def test_a_message_that_cannot_be_stored_spoils_no_other_of_its_batch(box: Maildir) -> None:
+    messages = [box.incoming(Message(), session()) for _ in range(3)]
+    bad = messages[1]
+    writing = bad.write(LARGE)
+    assert writing is not None
+    writing.result(PATIENCE)
+    put_in_place_of(message_in_tmp(box), "/dev/null", os.O_WRONLY)
+    with held_up(box):
+        storing = [message.commit() for message in messages]
+    for message, each in zip(messages, storing, strict=True):
+        assert each is not None
+        if message is bad:
+            with pytest.raises(OSError, match="Invalid argument"):
+                each.result(PATIENCE)
+        else:
+            each.result(PATIENCE)
+            message.stored()
+    assert len(files(box, "new")) == 2
+    assert files(box, "tmp") == []
 
 
 def test_many_threads_deliver_into_one_store(box: Maildir) -> None:
@@ -551,7 +678,7 @@ import os, sys
 from smtpproto_server._maildir import Maildir
 
 class Message(list):
-    refusal, complete = None, True
+    refusal, complete, given_up = None, True, False
 
 box = Maildir(sys.argv[1], trace=False)
 try:
@@ -574,9 +701,13 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calls_of_one_delivery(shim: Path, folder: Path, **environment: str) -> list[str]:
+    return calls_of(DELIVER_ONCE, shim, folder, **environment)
+
+
+def calls_of(program: str, shim: Path, folder: Path, **environment: str) -> list[str]:
     calls = folder / "calls"
     subprocess.run(
-        [sys.executable, "-c", DELIVER_ONCE, folder / "box"],
+        [sys.executable, "-c", program, folder / "box"],
         env={**os.environ, "LD_PRELOAD": str(shim), "CALLS": str(calls), **environment},
         check=True,
     )
@@ -585,19 +716,46 @@ def calls_of_one_delivery(shim: Path, folder: Path, **environment: str) -> list[
 
 @pytest.mark.real("gcc")
 def test_success_is_told_after_file_and_directory_are_synced(shim: Path, tmp_path: Path) -> None:
-    first, second, synced, renamed, told, reply = calls_of_one_delivery(shim, tmp_path)
-    assert first == second
-    assert first.startswith("write tmp/")
-    assert synced == first.replace("write", "fsync")
+    written, synced, renamed, told, reply = calls_of_one_delivery(shim, tmp_path)
+    assert written.startswith("write tmp/")
+    assert synced == written.replace("write", "fsync")
     assert renamed == "rename new"
     assert told == "fsync new"
     assert reply.startswith("OK: queued as ")
 
 
+# Twenty hooks whose messages wait together.
+DELIVER_TOGETHER: Final = """
+import sys, threading
+from smtpproto_server._maildir import Maildir
+
+class Message(list):
+    refusal, complete, given_up = None, True, False
+
+box = Maildir(sys.argv[1], trace=False)
+gate = threading.Event()
+box._writer.worker.put(gate.wait)
+messages = [box.incoming(Message(), None) for _ in range(20)]
+storing = [message.commit() for message in messages]
+gate.set()
+for each in storing:
+    each.result()
+"""
+
+
+@pytest.mark.real("gcc")
+def test_messages_that_wait_together_share_one_sync_of_the_directory(shim: Path, tmp_path: Path) -> None:
+    calls = calls_of(DELIVER_TOGETHER, shim, tmp_path)
+    files_synced, renamed, synced = calls[:20], calls[20:40], calls[40:]
+    assert {call.rpartition("/")[0] for call in files_synced} == {"fsync tmp"}
+    assert renamed == ["rename new"] * 20
+    assert synced == ["fsync new"]
+
+
 @pytest.mark.real("gcc")
 @pytest.mark.parametrize(
     ("failing", "calls"),
-    [("box/tmp/", ["write", "write", "fsync"]), ("box/new", ["write", "write", "fsync", "rename", "fsync"])],
+    [("box/tmp/", ["write", "fsync"]), ("box/new", ["write", "fsync", "rename", "fsync"])],
 )
 def test_an_fsync_that_fails_is_no_success(
     shim: Path, tmp_path: Path, failing: str, calls: list[str]
@@ -615,7 +773,7 @@ import hashlib, os, random, signal, sys, time
 from smtpproto_server._maildir import Maildir
 
 class Message(list):
-    refusal, complete = None, True
+    refusal, complete, given_up = None, True, False
 
 def deliver_for_ever():
     box = Maildir(sys.argv[1], trace=False)

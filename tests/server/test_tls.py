@@ -22,16 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproto import ConfigurationError
-from smtpproto_server._tls import (
-    CHUNK,
-    MAX_CLIENT_HELLO,
-    RECORD,
-    TLS_OPTION_NAMES,
-    ClientHello,
-    TlsChannel,
-    TlsContexts,
-    standard_name,
-)
+from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
+from smtpproto_server._tls_channel import CHUNK, RECORD, TlsChannel, standard_name
+from smtpproto_server._tls_names import MAX_CLIENT_HELLO, ClientHello
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -63,7 +63,7 @@ def begin_close(server: Running) -> Future[Any]:
     return closing
 
 
-# --- step by step (spec §12.2) ------------------------------------------------------------------------
+# --- step by step (behaviour §12.2) --------------------------------------------------------------------
 
 
 def test_nobody_new_is_let_in(runtime: Runtime) -> None:
