@@ -165,7 +165,8 @@ class _Now(Driver):
         self.stage.record.sent(octets)
 
     def end_output(self) -> None:
-        self.stage.record.note("end output")
+        if not self.silent:  # a client that has ended its own output will be parted from at once
+            self.stage.record.note("end output")
 
     def drop(self) -> None:
         self.stage.record.note("drop")

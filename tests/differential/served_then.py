@@ -165,7 +165,7 @@ class _Then:
             elif kind is s.Send:
                 if effect.data:
                     self.stage.record.sent(effect.data)
-                if effect.last and not self.lost:
+                if effect.last and not (self.lost or self.silent):
                     self.stage.record.note("end output")
                 self._resume(s.Outcome.LOST if self.lost else None)
             elif kind is s.Ask:
