@@ -185,6 +185,8 @@ class _Then:
             self._resume(self.s.Outcome.STOPPED)
         elif self.inbox:
             self._resume(self._received())
+        elif self.silent and self.core.state.name == "CLOSED":  # nothing can come that would be waited for
+            self._resume(b"")
         elif effect.deadline is not None and effect.deadline <= self.stage.now:
             self._resume(self.s.Outcome.TIMED_OUT)
         else:
