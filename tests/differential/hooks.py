@@ -347,7 +347,7 @@ def server_for(version: Version, setting: int, lacks: int, *, asks: bool, plain:
         return call_plain if plain == "all" or (plain == "some" and name != "on_data") else call_async
 
     names = (*s.HOOKS, *(s.OPTIONAL_HOOKS if asks else ()))
-    left_out = _LACKING[lacks % len(_LACKING)]
+    left_out = _LACKING[lacks]
     given |= {name: made(name) for name in names if name not in left_out}
     if plain == "some":
         given["sync_hooks"] = "inline" if lacks % 2 else "thread"

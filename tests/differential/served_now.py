@@ -23,7 +23,7 @@ MOST: Final = 5000
 def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, ...]]:
     """What was seen at each step; for `plain` see `server_for`."""
     stage = Stage(version, talk)
-    server = server_for(version, talk.setting, talk.seed // 64, asks=talk.asks, plain=plain)
+    server = server_for(version, talk.setting, talk.lacks, asks=talk.asks, plain=plain)
     server.stage = stage
     runtime = _RUNTIMES[plain](server, stage, {"ask": server._questions(), **facts_of_connection()})
     server.connections.add(runtime.session)

@@ -43,7 +43,7 @@ class _Then:
         self.s: Any = version.smtpproto_server
         self.talk: Talk = talk
         self.stage: Stage = Stage(version, talk)
-        server = self.server = server_for(version, talk.setting, talk.seed // 64, asks=talk.asks)
+        server = self.server = server_for(version, talk.setting, talk.lacks, asks=talk.asks)
         server.stage = self.stage
         core = self.core = version.smtpproto.Connection(
             server.options, ask=server._questions(), **facts_of_connection()

@@ -103,6 +103,11 @@ class Talk:
         """The client is over the limit."""
         return "max_clients" in SETTINGS[self.setting] and self.seed % 4 == 0
 
+    @property
+    def lacks(self) -> int:
+        """Which hooks are not set, 0 to 7: most often none."""
+        return self.seed // 64 % 8
+
     def pick(self, name: str, number: int) -> int:
         """A number for the n-th question of this name."""
         return zlib.crc32(b"%d %d %s" % (self.seed, number, name.encode()))
