@@ -28,6 +28,8 @@ class Deliberate(NamedTuple):
     reason: str
     is_it: Callable[[tuple[Any, ...], tuple[Any, ...]], bool]
     """Given the first step that differs, as it is now and as it was then."""
+    players: str = ""
+    """Only these, where it begins so."""
 
 
 def _octets(now: bytes, then: bytes) -> Callable[[tuple[Any, ...], tuple[Any, ...]], bool]:
@@ -38,6 +40,13 @@ def _one_batch_later(new: tuple[Any, ...], old: tuple[Any, ...]) -> bool:
     before, too_late, _ = old[0].partition(b"Timeout - closing connection\r\n")
     said_before = before[: before.rfind(b"421")]
     return bool(too_late) and new[0] != old[0] and new[0].startswith(said_before)
+
+
+def _is_not_reported(new: tuple[Any, ...], old: tuple[Any, ...]) -> bool:
+    less = [
+        tuple(each for each in seen if each != ("hook", "ValueError", "the hook gives up")) for seen in old[1]
+    ]
+    return new[0] == old[0] and new[1] == less
 
 
 DELIBERATE: Final[Sequence[Deliberate]] = (
@@ -55,6 +64,12 @@ DELIBERATE: Final[Sequence[Deliberate]] = (
         "Commands that came while a hook was waited for are answered before the time of the session is "
         "looked at. That is done whenever the client is waited for, after one buffer of them at most.",
         _one_batch_later,
+    ),
+    Deliberate(
+        "A plain on_data whose client is lost is given up when its stream has said so. What it raises after "
+        "that is not reported.",
+        _is_not_reported,
+        players="driver, plain hooks",
     ),
 )
 
@@ -103,7 +118,7 @@ def _seen(play: Callable[..., Any], *args: Any) -> Any:
 def _first(given: Talk, players: str, now: Any, then: Any) -> Difference | None:
     for number, (new, old) in enumerate(zip(now, then, strict=False)):
         if new != old:
-            if any(each.is_it(new, old) for each in DELIBERATE):
+            if any(players.startswith(each.players) and each.is_it(new, old) for each in DELIBERATE):
                 return None
             return Difference(given, players, number, new, old)
     if len(now) != len(then):
