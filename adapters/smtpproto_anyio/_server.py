@@ -1,21 +1,29 @@
-# The server object on anyio: listening, serving, closing, within a task group of its own.
+# anyio on asyncio and trio: a connection is a task that serves it and in which its hooks run, and a second
+# one that looks after the socket and the time while a hook waits for something else. All of them are in
+# the server's task group.
+#
+# Hooks run one after the other in a cancel scope that is replaced when it has been used. Cancellation is
+# level-triggered here: in a scope that was cancelled every await raises, so what is left to be done for a
+# cancelled connection is done in a shielded scope, and nothing goes on before.
 
 from __future__ import annotations
 
+import inspect
+import math
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from types import coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
-from smtpproto_anyio._connection import Connection
-from smtpproto_server import ServerCore
+from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
@@ -23,9 +31,285 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
     from anyio.lowlevel import EventLoopToken
 
-    from smtpproto_server import Identity, Listener, Options, Place
+    from smtpproto import Accept, Pending
+    from smtpproto_server import AsyncStream, Identity, Listener, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
+
+NOTHING: Final = object()
+LAST_WORDS: Final = 5.0  # seconds that on_close may take when the connection was cancelled
+
+
+class Connection(SocketDriver):
+    """A connection in a task."""
+
+    __slots__ = (
+        "_again", "_busy", "_cancelled", "_nap", "_own", "_scope", "_shielded", "_tasks", "_trap", "_waiting",
+        "_watching",
+    )  # fmt: skip
+
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
+
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
+        self._tasks: TaskGroup | None = None
+        self._own: int = 0
+        """The id of the task that serves."""
+        self._trap: Any = NOTHING
+        """What a hook waits for."""
+        self._scope: anyio.CancelScope | None = None
+        """Around the hooks."""
+        self._waiting: anyio.CancelScope | None = None
+        """Around the wait for the socket, while no hook waits; whatever happens cancels it."""
+        self._watching: anyio.CancelScope | None = None
+        """Around the second task."""
+        self._nap: anyio.CancelScope | None = None
+        """Around its wait, while there is nothing to be seen at the socket."""
+        self._busy: bool = False
+        """Somebody waits at the socket: never two at a time."""
+        self._again: bool = False
+        """`poke` was called while nobody waited."""
+        self._cancelled: bool = False
+        """Somebody else has cancelled the connection."""
+        self._shielded: bool = False
+        """What is left is being done where nothing cancels it."""
+        super().__init__(server, sock, clock, facts)
+
+    # --- the whole ------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Serve it to its end. Cancelled, it drops the client and tells the application."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                try:
+                    await self._serve()
+                except anyio.get_cancelled_exc_class():
+                    self._shielded = True
+                    with anyio.move_on_after(LAST_WORDS, shield=True):
+                        self.lose()
+                        await self._serve()
+                    raise
+                finally:
+                    self._tasks.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
+            self.server.report(error, "socket", self.session)
+        finally:
+            self.end()
+
+    async def _serve(self) -> None:
+        self._own = anyio.get_current_task().id
+        self.go_on()
+        while self in self.server.peers:
+            if self._trap is not NOTHING:
+                await self._await_hook()
+                continue
+            try:
+                await self._wait()
+            except anyio.get_cancelled_exc_class() as error:
+                if self.stream is None or not self.stream.reads:
+                    raise
+                self.resume(error=error)  # a hook that reads the message is to hear of it first
+                if self._cancelled and not self._shielded:
+                    raise
+
+    def go_on(self) -> None:
+        """Not between a cancellation and the shield against it: `on_close` would begin in a dead scope."""
+        if self._shielded or not self._cancelled:
+            super().go_on()
+
+    # --- waiting for the socket, the time or a poke -----------------------------------------------------
+
+    async def _wait(self) -> None:
+        if self._again:
+            self._again = False
+            await anyio.lowlevel.checkpoint()
+            self.go_on()
+            return
+        with anyio.CancelScope(deadline=_deadline(self.when)) as scope:
+            self._waiting = scope
+            try:
+                if self._busy or self.waits is PARTED:  # the second task is on its way out, and wakes us
+                    await anyio.sleep_forever()
+                await self._at_socket()
+            finally:
+                self._waiting = None
+        if not scope.cancelled_caught:
+            self._look()
+            return
+        if self._again:
+            self._again = False
+            self.go_on()
+        if self.clock() >= self.when:
+            self.rang()
+
+    async def _at_socket(self) -> None:
+        self._busy = True
+        try:
+            with suppress(anyio.ClosedResourceError):
+                await (anyio.wait_writable if self.full else anyio.wait_readable)(self.sock)
+        finally:
+            self._busy = False
+
+    def _look(self) -> None:
+        if self.full:
+            self.writable()
+        else:
+            self.readable()
+
+    def poke(self) -> None:
+        """End the wait."""
+        self._again = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        elif self.hook is not None and not self.running:
+            self._again = False
+            self.go_on()  # no hook is called in it: one runs
+
+    def alarm(self, when: float) -> None:
+        """The waits have deadlines."""
+        self.when = when
+        if self._watching is not None:
+            self._watching.deadline = _deadline(when)
+
+    def read_on(self) -> None:
+        """The socket is of interest again."""
+        if self._nap is not None:
+            self._nap.cancel()
+
+    def drop(self) -> None:
+        """Take the socket from the loop, and close it."""
+        anyio.notify_closing(self.sock)
+        super().drop()
+
+    # --- a hook that waits --------------------------------------------------------------------------
+
+    def suspend(self, trap: Any) -> None:
+        """The connection's task awaits it."""
+        self._trap = trap
+
+    @coroutine
+    def _await_hook(self) -> Generator[Any, Any, None]:
+        while self._trap is not NOTHING:
+            if self._watching is None and not self._busy and self._tasks is not None:
+                self._tasks.start_soon(self._watch, name="smtpproto watch")
+            trap, self._trap = self._trap, NOTHING
+            try:
+                value = yield trap
+            except GeneratorExit:
+                if self.hook is not None:
+                    self.hook.close()
+                raise
+            except BaseException as error:
+                self.resume(error=error)
+                if self._cancelled and not self._shielded:
+                    raise
+            else:
+                self.resume(value)
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        """The second task: see what the client does, and when the hook's time is over."""
+        if self._watching is not None:
+            return
+        with anyio.CancelScope() as scope:
+            self._watching = scope
+            while self._hook_runs():
+                scope.deadline = _deadline(self.when)
+                if self._has_parted() or self.lost or ((self.held or self.eof) and not self.full):
+                    with anyio.CancelScope() as self._nap:
+                        await anyio.sleep_forever()
+                    self._nap = None
+                    continue
+                await self._at_socket()
+                if self._hook_runs() and not self._has_parted():
+                    self._look()
+        self._watching = self._nap = None
+        if self._hook_runs() and self.clock() >= self.when:
+            self.rang()
+            if self._hook_runs() and self._tasks is not None:
+                self._tasks.start_soon(self._watch, name="smtpproto watch")
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _has_parted(self) -> bool:
+        return self.waits is PARTED
+
+    def _hook_runs(self) -> bool:
+        return self.hook is not None and (self.stream is None or not self.stream.reads)
+
+    # --- cancellation -------------------------------------------------------------------------------
+
+    def call(self, name: str, hook: Callable[..., Any], *args: Any) -> Accept | Pending:
+        """In the hooks' cancel scope: what a hook enters, from its first step on, is then within."""
+        if self._scope is None:
+            self._scope = anyio.CancelScope().__enter__()
+        return super().call(name, hook, *args)
+
+    def cancel_hook(self) -> None:
+        """By its scope."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def hook_ended(self, error: BaseException | None) -> bool:
+        """Leave the scope if it was used; True if the cancellation was somebody else's."""
+        scope = self._scope
+        cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+        if scope is None or not (scope.cancel_called or cancelled):
+            return False
+        foreign = not scope.cancel_called and anyio.get_current_task().has_pending_cancellation()
+        self._leave_scope(error if cancelled else None)
+        if foreign:
+            self._cancelled = True
+        return foreign
+
+    def _leave_scope(self, error: BaseException | None = None) -> None:
+        scope, self._scope = self._scope, None
+        if scope is None:
+            return
+        if error is None:
+            scope.__exit__(None, None, None)
+        else:
+            scope.__exit__(type(error), error, error.__traceback__)
+
+    def finished(self) -> None:
+        """The last hook has ended."""
+        self._leave_scope()
+
+    def own_step(self) -> bool:
+        """In the task that serves."""
+        return anyio.get_current_task().id == self._own
+
+    # --- threads, and others that read for the hook -------------------------------------------------
+
+    async def apart(self, call: Callable[[], Any]) -> Any:
+        """In one of anyio's worker threads."""
+        # In a box, as trio does not take a result that may be awaitable.
+        (result,) = await to_thread.run_sync(
+            lambda: [call()], abandon_on_cancel=True, limiter=self.server.limiter_for(self.hook_name)
+        )
+        return await result if inspect.isawaitable(result) else result
+
+    async def read_elsewhere(self, stream: AsyncStream | Stream) -> bytes:
+        """The next piece, for another task than the hook's."""
+        self.begin_read(stream)
+        try:
+            while (piece := self.try_read(stream)) is None:
+                event = anyio.Event()
+                stream.reader = event.set
+                await event.wait()
+        finally:
+            self.end_read(stream)
+        return piece
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The event loop reads, the thread waits."""
+        return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
+
+
+def _deadline(when: float) -> float:
+    return math.inf if when == NEVER else when
 
 
 class SMTPServer(ServerCore):

@@ -1,25 +1,377 @@
-# The server object on asyncio: listening, serving, closing.
+# asyncio and uvloop: a connection is a transport whose callbacks move it on, and a task.
+#
+# As long as nothing but the client is waited for, the callbacks run the connection as if in its task, so
+# a hook sees the same task and the same context wherever it goes on. What a hook waits for is awaited by
+# the task itself; so a hook can be cancelled, and the connection by somebody else.
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import inspect
 import time
+from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
+from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from types import coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
-from smtpproto_asyncio._connection import Connection
-from smtpproto_server import ServerCore, Threads
+from smtpproto_server import Driver, ServerCore, Threads, has_octets
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Generator, Mapping
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, Options, Place
+    from smtpproto_server import AsyncStream, Identity, Listener, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
+
+NOTHING: Final = object()
+
+
+class Protocol(asyncio.BufferedProtocol):
+    """What the transport calls."""
+
+    __slots__ = ("_buffer", "_connection")
+
+    def __init__(self, connection: Connection, buffer: memoryview) -> None:
+        self._connection: Connection = connection
+        self._buffer: memoryview = buffer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A stream protocol gets no other; uvloop's classes do not inherit from asyncio's.
+        self._connection.connected(cast("asyncio.Transport", transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        # All connections of a server read into the same memory: between here and
+        # buffer_updated nothing else runs.
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        connection = self._connection
+        connection.run(connection.received, bytes(self._buffer[:nbytes]))
+
+    def eof_received(self) -> bool:
+        self._connection.run(self._connection.received, b"")
+        return True  # the client may still read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.run(self._connection.lose, exc)
+
+    def pause_writing(self) -> None:
+        self._connection.full = True
+
+    def resume_writing(self) -> None:
+        # Not here: a transport that is closed by us now would be lost twice.
+        self._connection.loop.call_soon(self._connection.run, self._connection.room)
+
+
+class Connection(Driver):
+    """A connection with a transport and a task."""
+
+    __slots__ = (
+        "_awaited", "_cancels", "_context", "_refused", "_struck", "_timer", "_transport",
+        "_trap", "loop", "sock", "task",
+    )  # fmt: skip
+
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
+
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
+        loop = self.loop = server.loop
+        self.sock: socket.socket = sock
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._trap: Any = NOTHING
+        """What a hook waits for."""
+        self._awaited: asyncio.Future[None] | None = None
+        """The task waits for this: for something to do."""
+        self._cancels: int = 0
+        """How often the task was cancelled by us, to end a hook."""
+        self._refused: int = 0
+        """How often by somebody else, who is obeyed when the connection has ended."""
+        self._struck: bool = False
+        """The hook that runs has been raised a cancellation."""
+        super().__init__(server, clock, facts)
+        self.running = True  # until the transport is there, whatever comes is only noted
+        # The first step is taken here, as for a hook: one turn of the loop less than in the task.
+        protocol = Protocol(self, server.read_buffer)
+        making = loop.connect_accepted_socket(lambda: protocol, sock)
+        waiter: asyncio.Future[Any] | None = None
+        try:
+            waiter = making.send(None)
+        except OSError as error:  # the client was gone before we looked
+            server.log.debug("a connection was lost at once: %r", error)
+            self.lost = self.noted = True
+        self._context: contextvars.Context = contextvars.copy_context()
+        self.task: asyncio.Task[None] = loop.create_task(
+            self._serve(making, waiter), name="smtpproto connection", context=self._context
+        )
+
+    # --- being moved on ---------------------------------------------------------------------------
+
+    def run(self, call: Callable[..., None], *args: Any) -> None:
+        """Call in a callback of the loop, as if in the task."""
+        loop, task = self.loop, self.task
+        _enter_task(loop, task)
+        try:
+            self._context.run(call, *args)
+        finally:
+            _leave_task(loop, task)
+
+    def connected(self, transport: asyncio.Transport) -> None:
+        """The socket has its transport."""
+        self._transport = transport
+        # The system has it all when nothing is left here, so any octet that stays is a pause.
+        transport.set_write_buffer_limits(0)
+        self.run(self.begin)
+
+    async def _serve(self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None) -> None:
+        """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
+        try:
+            try:
+                await self._end_making(making, waiter)
+            except asyncio.CancelledError:
+                self._refused = self.task.cancelling()
+                self.lose()
+            if self._transport is None:
+                self.begin()
+            while self in self.server.peers:
+                self._awaited = self.loop.create_future()
+                try:
+                    if self._trap is NOTHING:
+                        await self._awaited
+                except asyncio.CancelledError as error:
+                    self._cancelled(error)
+                await self._await_hook()
+        finally:
+            making.close()
+            if self in self.server.peers:
+                self.end()
+        if self._refused:
+            raise asyncio.CancelledError
+
+    @coroutine
+    def _end_making(
+        self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None
+    ) -> Generator[Any, Any, None]:
+        """Await what is left of making the transport."""
+        if waiter is None:
+            return
+        if not waiter.done():
+            yield waiter
+        with contextlib.suppress(StopIteration):
+            making.send(None)
+
+    @coroutine
+    def _await_hook(self) -> Generator[Any, Any, None]:
+        while self._trap is not NOTHING:
+            trap, self._trap = self._trap, NOTHING
+            try:
+                value = yield trap
+            except GeneratorExit:  # the loop has gone
+                if self.hook is not None:
+                    self.hook.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - passed on, cancellation above all
+                self._struck = isinstance(error, asyncio.CancelledError)
+                self.resume(error=error)
+            else:
+                self.resume(value)
+
+    def suspend(self, trap: Any) -> None:
+        """The task awaits it."""
+        self._trap = trap
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    def poke(self) -> None:
+        """In a callback of the loop."""
+        self.loop.call_soon(self.run, self.go_on)
+
+    # --- cancellation -----------------------------------------------------------------------------
+
+    def _cancelled(self, error: asyncio.CancelledError) -> None:
+        """While nothing was awaited, or before what a hook waits for could be."""
+        trap, self._trap = self._trap, NOTHING
+        if asyncio.isfuture(trap) and trap.cancel():
+            self._trap = trap  # as a task does: whoever it belongs to learns of it, and then the hook
+        elif self.hook is not None:
+            self._struck = True
+            self.resume(error=error)
+        elif self.task.cancelling() > self._refused:
+            # Somebody else's wish: the loop is ending. What is left is to tell the application.
+            self._refused = self.task.cancelling()
+            self.lose()
+
+    def cancel_hook(self) -> None:
+        """The hook runs in the connection's own task."""
+        self._cancels += 1
+        self.task.cancel()
+
+    def hook_ended(self, error: BaseException | None) -> bool:
+        """Undo our own cancellations, and find out whether there was somebody else's.
+
+        That is one which the hook has let through. If it dealt with it, it was the hook's own: a task
+        group cancels the task that waits for it, and before Python 3.13 leaves that request standing.
+        """
+        task, struck = self.task, self._struck
+        self._struck = False
+        while self._cancels:
+            self._cancels -= 1
+            task.uncancel()
+        if task.cancelling() <= self._refused or not struck:
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            self._refused = task.cancelling()
+            return True
+        while task.cancelling() > self._refused:
+            task.uncancel()
+        return False
+
+    def own_step(self) -> bool:
+        """In the connection's own task."""
+        return asyncio.current_task(self.loop) is self.task
+
+    # --- octets and time --------------------------------------------------------------------------
+
+    def send(self, octets: bytes) -> None:
+        """By the transport."""
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def hold(self) -> None:
+        """By the transport."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """By the transport."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def octets_wait(self) -> bool:
+        """Look into the socket: a turn of the loop only to find nothing costs more."""
+        return has_octets(self.sock)
+
+    def end_output(self) -> None:
+        """By the transport; the peer may have been faster."""
+        try:
+            if self._transport is not None:
+                self._transport.write_eof()
+        except OSError:
+            self.lost = self.noted = True
+
+    def drop(self) -> None:
+        """The transport closes the socket."""
+        if self._transport is None:
+            self.sock.close()
+        elif self.full or self.lost:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def alarm(self, when: float) -> None:
+        """By a timer of the loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(when, self._rang)
+
+    def _rang(self) -> None:
+        self._timer = None
+        self.run(self.expired)
+
+    def finished(self) -> None:
+        """The task may end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake()
+
+    # --- threads, and others that read for the hook -----------------------------------------------
+
+    async def apart(self, call: Callable[[], Any]) -> Any:
+        """In one of the server's threads."""
+        done: asyncio.Future[Any] = self.loop.create_future()
+        context = contextvars.copy_context()
+        self.server.threads_for(self.hook_name).submit(partial(_work, self.loop, done, context, call))
+        result = await done
+        return await result if inspect.isawaitable(result) else result
+
+    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
+        """The next piece, for another task than the hook's."""
+        self.begin_read(stream)
+        try:
+            while (piece := self.try_read(stream)) is None:
+                waiter = self.loop.create_future()
+                stream.reader = partial(_fulfil, waiter)
+                await waiter
+        finally:
+            self.end_read(stream)
+        return piece
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The loop reads, the thread waits."""
+        box: Future[bytes] = Future()
+        self.loop.call_soon_threadsafe(self.run, self._read_for, stream, box)
+        return box.result()
+
+    def _read_for(self, stream: Stream, box: Future[bytes], begun: bool = False) -> None:  # noqa: FBT001, FBT002
+        try:
+            if not begun:
+                self.begin_read(stream)
+            try:
+                piece = self.try_read(stream)
+            except BaseException:
+                self.end_read(stream)
+                raise
+        except Exception as error:  # noqa: BLE001 - for the thread
+            box.set_exception(error)
+            return
+        if piece is None:
+            stream.reader = partial(self._read_for, stream, box, begun=True)
+        else:
+            self.end_read(stream)
+            box.set_result(piece)
+
+
+def _work(
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[Any],
+    context: contextvars.Context,
+    call: Callable[[], Any],
+) -> None:
+    """In a thread: call, and hand the outcome to the loop."""
+    result = error = None
+    if done.cancelled():  # the hook was given up before it began
+        return
+    try:
+        result = context.run(call)
+    except BaseException as raised:  # noqa: BLE001 - raised where the hook was called
+        error = raised
+    with contextlib.suppress(RuntimeError):  # the loop was closed long ago
+        loop.call_soon_threadsafe(_hand_over, done, result, error)
+
+
+def _hand_over(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+
+
+def _fulfil(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 # Octets; one for each server, not for each connection. What is made of them, twice for the search for

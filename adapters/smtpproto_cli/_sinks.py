@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from smtpproto import Session
     from smtpproto_cli._journal import Journal
-    from smtpproto_server import AsyncStream, Stream
-    from smtpproto_server._delivery import Incoming
+    from smtpproto_server import AsyncStream, Incoming, Stream
 
     CoroutineHook = Callable[[AsyncStream, Session], Coroutine[Any, Any, str | None]]
     PlainHook = Callable[[Stream, Session], str | None]

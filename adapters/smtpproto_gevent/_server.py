@@ -1,4 +1,8 @@
-# The server object on gevent: listening, serving, closing.
+# gevent: a connection is a greenlet that serves it and in which its hooks are called.
+#
+# That a hook waits shows in the hub coming to turn: only then are the replies before it sent and the
+# client watched. Watchers note what has come and wake the greenlet; the engine runs in the hub only while
+# a hook has the greenlet, when it cannot ask anything.
 
 from __future__ import annotations
 
@@ -8,21 +12,232 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import gevent
 from gevent.event import Event
+from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from smtpproto_gevent._connection import READ, Connection
-from smtpproto_server import ServerCore
+from smtpproto_server import PARTED, ServerCore, SocketDriver
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, Options, Place
+    from smtpproto_server import Identity, Listener, MessageStream, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
+
+READ: Final = 1  # events, as libev and libuv have them
+WRITE: Final = 2
+
+
+class HookCancelled(gevent.GreenletExit):  # type: ignore[misc] # gevent ships no types for mypy
+    """Raised in a hook that is given up."""
+
+
+class Connection(SocketDriver):
+    """A connection in a greenlet."""
+
+    __slots__ = (
+        "_due_call", "_greenlet", "_hub", "_noticing", "_readable", "_timer", "_turn", "_waiter",
+        "_writable",
+    )  # fmt: skip
+
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
+
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
+        hub = self._hub = gevent.get_hub()
+        descriptor = sock.fileno()
+        self._readable: Any = hub.loop.io(descriptor, READ)
+        self._writable: Any = hub.loop.io(descriptor, WRITE)
+        self._timer: Any = None
+        self._waiter: Waiter[None] | None = None
+        """Of the greenlet that waits for the client."""
+        self._due_call: Callable[[], Any] | None = None
+        """The hook that is to be called."""
+        self._turn: object | None = None
+        """The hook that has the greenlet."""
+        self._noticing: object | None = None
+        """A callback of the hub that sees whether a hook waits."""
+        super().__init__(server, sock, clock, facts)
+        self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
+        self._greenlet.start()
+
+    def join(self) -> None:
+        """Wait for the end of the connection, hooks included."""
+        self._greenlet.join()
+
+    def _serve(self) -> None:
+        try:
+            self.go_on()
+            while self in self.server.peers:
+                call, self._due_call = self._due_call, None
+                if call is not None:
+                    self._run_hook(call)
+                    continue
+                try:
+                    self._pump(None)
+                except gevent.GreenletExit:
+                    # Somebody kills it. What is left is to tell the application.
+                    self.lose()
+        finally:
+            self.end()
+            self._stop_timer()
+
+    # --- hooks ----------------------------------------------------------------------------------------
+
+    def apart(self, call: Callable[[], Any]) -> None:
+        """In the connection's greenlet, once the engine is not on its stack."""
+        self._due_call = call
+
+    def _run_hook(self, call: Callable[[], Any]) -> None:
+        self._turn = call
+        if self._noticing is None:
+            self._noticing = self._hub.loop.run_callback(self._notice)
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            value = self.server.lookups.apply(call) if self.hook_name == "resolver" else call()
+        except HookCancelled as cancelled:
+            error = cancelled
+        except KeyboardInterrupt:
+            raise
+        except gevent.GreenletExit as killed:
+            error = killed
+            self.lost = self.noted = True
+        except BaseException as raised:  # noqa: BLE001 - whatever a hook raises is contained
+            error = raised
+        self._turn = None
+        if self.waits is not PARTED:
+            self._readable.stop()
+            self._writable.stop()
+        self.returned(call, value, error)
+
+    def _notice(self) -> None:
+        """The hub has come to turn: if a hook runs, it waits."""
+        self._noticing = None
+        if self._turn is not None and self.waits is not PARTED:
+            self._flush_due()
+            self._watch()
+
+    def _watch(self) -> None:
+        """See what the client does while a hook waits."""
+        if self.waits is PARTED or (self.stream is not None and self.stream.reader is not None):
+            return
+        self._readable.start(self._see)
+        if self.full:
+            self._writable.start(self._see_room)
+
+    def _see(self) -> None:
+        if self._turn is None or self.waits is PARTED or self.held or self.eof or self.lost:
+            self._readable.stop()
+        else:
+            self.readable()
+
+    def _see_room(self) -> None:
+        self.writable()
+        if not self.full and self.waits is not PARTED:
+            self._writable.stop()
+
+    def cancel_hook(self) -> None:
+        """The hook runs in the connection's own greenlet."""
+        self._hub.loop.run_callback(self._throw, self._turn)
+
+    def _throw(self, turn: object | None) -> None:
+        if turn is not None and self._turn is turn:
+            self._greenlet.throw(HookCancelled)
+
+    # --- waiting --------------------------------------------------------------------------------------
+
+    def _pump(self, stream: MessageStream | None) -> None:
+        """Wait for the client, the time or a poke; take in what came if `stream` is still the message."""
+        if (not self.noted and self.clock() < self.when) or self.waits is PARTED:
+            self._wait(stream)
+        if stream is not self.stream or self not in self.server.peers:
+            return
+        if self.noted or self.waits is PARTED:
+            self.go_on()
+        elif self.clock() >= self.when:
+            self.rang()
+        elif self.full:
+            self.writable()
+        elif not self.readable():
+            self.go_on()
+
+    def _wait(self, stream: MessageStream | None) -> None:
+        waiter: Waiter[None] = Waiter(self._hub)
+        self._waiter = waiter
+        if stream is not None:
+            stream.reader = lambda: self._hub.loop.run_callback(waiter.switch, None)
+        watcher = None if self.waits is PARTED else self._writable if self.full else self._readable
+        if watcher is not None:
+            watcher.start(waiter.switch, None)
+        try:
+            waiter.get()
+        finally:
+            if self._waiter is waiter:  # else somebody else waits by now, for a hook has left this one behind
+                self._waiter = None
+                if watcher is not None and self.waits is not PARTED:
+                    watcher.stop()
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._waiter.switch(None)
+        elif self._turn is not None and not self.running:
+            self.go_on()
+
+    def poke(self) -> None:
+        """In a callback of the hub."""
+        self._hub.loop.run_callback(self._wake)
+
+    def alarm(self, when: float) -> None:
+        """By a timer of the hub."""
+        self.when = when
+        self._stop_timer()
+        self._timer = self._hub.loop.timer(max(0.0, when - self.clock()))
+        self._timer.start(self._rang, update=True)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _rang(self) -> None:
+        self._stop_timer()
+        if self._turn is not None and self._hook_works():
+            self.rang()
+        elif self._waiter is not None:
+            self._waiter.switch(None)
+
+    def drop(self) -> None:
+        """Take the socket from the loop, and close it."""
+        self._readable.close()
+        self._writable.close()
+        super().drop()
+
+    def finished(self) -> None:
+        """The greenlet may end."""
+        if self._waiter is not None:
+            self._hub.loop.run_callback(self._waiter.switch, None)
+
+    # --- reading for the hook -------------------------------------------------------------------------
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """In the hook's greenlet, or in another that reads for it."""
+        self.begin_read(stream)
+        if self.waits is not PARTED:
+            self._readable.stop()
+        try:
+            while (piece := self.try_read(stream)) is None:
+                self._pump(stream)
+        finally:
+            self.end_read(stream)
+            if self._turn is not None and self.stream is stream:
+                self._watch()
+        return piece
 
 
 IDLE: Final = 1  # seconds that a thread for look-ups stays

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from smtpproto_server._application import EVENTS, Application, is_coroutine_function
 from smtpproto_server._clocks import NEVER
+from smtpproto_server._delivery import Delivery, Incoming
 from smtpproto_server._driver import PARTED, Driver, Wait
 from smtpproto_server._listener import Listener
-from smtpproto_server._maildir import Delivery, Maildir
+from smtpproto_server._maildir import Maildir
 from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
 from smtpproto_server._server import ServerCore
 from smtpproto_server._socket import SocketDriver
@@ -25,11 +26,12 @@ from smtpproto_server._threads import Threads, Timers
 from smtpproto_server._tls import TlsContexts
 from smtpproto_server._tls_channel import TlsChannel
 from smtpproto_server._trace import trace_lines
+from smtpproto_server._worker import Worker
 
 __all__ = [
     "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Address", "Application", "AsyncStream",
-    "Delivery", "Driver", "Identity", "Listener", "Maildir", "MessageStream", "Options", "Place",
-    "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers", "TlsChannel",
-    "TlsContexts", "Wait", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function",
+    "Delivery", "Driver", "Identity", "Incoming", "Listener", "Maildir", "MessageStream", "Options",
+    "Place", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers", "TlsChannel",
+    "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function",
     "listener_address", "socket_address", "trace_lines",
 ]  # fmt: skip

@@ -260,7 +260,7 @@ class Calls(Octets):
                     return
                 stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
             stream.wake_reader()
-        self.given_up = why
+        self.given_up, self.hook_ends = why, NEVER
         if self.in_thread and why == "timeout" and self.hook_name != "resolver":
             # The thread may go on with the session it was given; it must not see what comes after.
             self.session = self.server.exchange(self.session)
@@ -277,13 +277,14 @@ class Calls(Octets):
     def _done(self, value: Any = None, error: BaseException | None = None) -> None:
         """A hook has returned, or raised."""
         name, ran = self.hook_name, self.hook is not None
+        cancelled = False
         if ran:
             self.hook, self.in_thread, self.hook_ends = None, False, NEVER
             self.clocks.since = 0.0
             if self.hook_ended(error):
-                self.lost = self.noted = True
+                cancelled = self.lost = self.noted = True
         if error is not None or self.given_up is not None or self.lost:
-            value = self._instead(name, value, error, ran=ran)
+            value = self._instead(name, value, None if cancelled else error, ran=ran)
         if name == "on_data":
             self._message_done(value)
         elif name == "resolver":
@@ -291,7 +292,7 @@ class Calls(Octets):
         elif name == "on_close":
             self.over()
         else:
-            self.answer = value
+            self.answer = ACCEPT if value is None and name in _YES_IS_NONE else value
 
     def _instead(self, name: str, value: Any, error: BaseException | None, *, ran: bool) -> Any:
         """What counts for a hook that failed, was given up, or whose client is gone."""
@@ -301,8 +302,10 @@ class Calls(Octets):
             return error if why is None else TimeoutError("the look-up was given up")
         if why == "timeout":
             self.server.report(TimeoutError(f"{name} took longer than hook_timeout"), "hook", self.session)
+        elif why is None and error is not None:
+            return self._failed(name, error)
         elif why is None and not lost:
-            return value if error is None else self._failed(name, error)
+            return value
         return failure(name)
 
     def _failed(self, name: str, error: BaseException) -> Reject:
@@ -343,7 +346,7 @@ class Calls(Octets):
             if message.complete and message.refusal is None:
                 stream.at_end = True
             self._give(stream, content)
-            return True
+            return self.hook is None or stream.reads
         stream.content = content
         stream.wake_reader()
         return False

@@ -11,9 +11,8 @@
 
 from __future__ import annotations
 
-from enum import Enum, unique
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from smtpproto import (
     ACCEPT,
@@ -42,6 +41,7 @@ from smtpproto_server._calls import NO_ANSWER, Calls
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._hooks import NOT_IMPLEMENTED, failure, read_result, read_results
 from smtpproto_server._octets import HANDSHAKES
+from smtpproto_server._rows import Question, Wait, Waiting, session_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,51 +57,15 @@ LINGER_OCTETS: Final = 256 * 1024
 MAX_FAULTS: Final = 8  # errors of SASL mechanisms in one run of the engine
 
 
-@unique
-class Wait(Enum):
-    """What a connection waits for."""
-
-    CLIENT = "octets of the client"
-    HOOK = "a hook"
-    ROOM = "the client to read what was sent"
-    DELAY = "the end of early_talker_delay"
-    LAST_REPLY = "the last reply to be sent"
-    LINGER = "the client to read the last reply"
-    PARTED = "on_close, after the socket was closed"
-
-    __hash__ = object.__hash__  # Enum's own is Python code
-
-
 # An enum's members are slow to find in CPython 3.11.
 CLIENT, HOOK, ROOM, DELAY, PARTED = Wait.CLIENT, Wait.HOOK, Wait.ROOM, Wait.DELAY, Wait.PARTED
 _NEED_DATA, _CLOSED = Signal.NEED_DATA, Signal.CLOSED
 _DATA, _ARRIVED, _AT_END = State.DATA, State.ARRIVED, State.CLOSED
 
 _ENDING: Final = frozenset({Wait.LAST_REPLY, Wait.LINGER, Wait.PARTED})
-_PEER_IS_GONE: Final = frozenset({"connection lost", "internal error"})
+INTERNAL_ERROR: Final = "internal error"
+_PEER_IS_GONE: Final = frozenset({"connection lost", INTERNAL_ERROR})
 _PEER_KNOWS: Final = frozenset({"quit", "eof", *_PEER_IS_GONE})
-
-
-class _Waiting(NamedTuple):
-    """A row of the table of what a connection can wait for."""
-
-    due: Callable[[Any], tuple[Any, float]]
-    """What runs out next, and when."""
-    run_out: Callable[[Any, Any], None]
-    """What is done when that time has come."""
-
-
-def _session_alone(event: DataRequested) -> tuple[Any, ...]:
-    return (event.session,)
-
-
-class _Question(NamedTuple):
-    """A row of the table of questions: the hook, and what of the event it is called with."""
-
-    hook: str
-    arguments: Callable[[Any], tuple[Any, ...]] = _session_alone
-    ask: Callable[[Any, Any], None] | None = None
-    """What is done in place of a call of the hook."""
 
 
 class Driver(Calls):
@@ -174,10 +138,13 @@ class Driver(Calls):
             self.inbox.append(data)
             self.noted = True
         else:
-            if self.clocks.since and self.state is _DATA:
-                self._charge()
-            self.clocks.since = 0.0
-            self.receive_data(data)
+            try:
+                if self.clocks.since and self.state is _DATA:
+                    self._charge()
+                self.clocks.since = 0.0
+                self.receive_data(data)
+            except Exception as error:  # noqa: BLE001 - as in go_on
+                self._fail(error)
         self.go_on()
         # While the client is waited for, all that comes has been taken.
         if (self.full or not self.clocks.since) and not self.wants_data:
@@ -219,7 +186,10 @@ class Driver(Calls):
 
     def expired(self) -> None:
         """The alarm: act if something has run out by now, else set the alarm again."""
-        self.running, self.rings = True, NEVER
+        self.rings = NEVER
+        if self.running:  # the next wait sets it again
+            return
+        self.running = True
         try:
             kind, when = self._waits[self.waits].due(self)
             if when > self.clock():
@@ -288,7 +258,7 @@ class Driver(Calls):
         if self.peeks and not self.eof:
             if self.channel is not None and self._decrypt(self.channel):
                 return False
-            if self.octets_wait():
+            if self.inbox or self.octets_wait():
                 self.peeks = False
                 return self._wait_for_client()
         self._decide_asked()
@@ -374,10 +344,16 @@ class Driver(Calls):
 
     def _fail(self, error: Exception) -> None:
         self.server.report(error, "socket", self.session)
+        if self.reason == INTERNAL_ERROR:  # again
+            self.end()
+            return
         self.connection_lost()
-        self.lost, self.reason = True, "internal error"
+        self.lost, self.reason = True, INTERNAL_ERROR
         if self.hook is None:
             self._finish()
+        else:  # it is to be told, and given up
+            self.noted = True
+            self.poke()
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -411,17 +387,11 @@ class Driver(Calls):
             self.clocks.since = self.clock()
             self._wait_for(ROOM)
 
-    def _charge(self) -> None:
-        """The wait for octets of a message is over, or has lasted for a while."""
-        message = self.transfer
-        if message is not None and not self.clocks.charge(self.clock(), message.byte_length):
-            self.timeout("min_data_rate")
-
     def _client_is_late(self, kind: Any) -> None:
         if kind == "min_data_rate":
             self._charge()
             return
-        if kind == "tls_handshake_timeout":
+        if type(self.asked) in HANDSHAKES:
             self.server.report(TimeoutError("the TLS handshake took too long"), "tls", self.session)
         self.timeout(kind)
 
@@ -443,6 +413,9 @@ class Driver(Calls):
     def _due_of_room(self) -> tuple[Any, float]:
         return "socket_timeout", self.clocks.idle_until()
 
+    def _due_of_end(self) -> tuple[Any, float]:
+        return None, self.ends
+
     def _due_of_hook(self) -> tuple[Any, float]:
         return None, self.hook_ends if self._hook_works() else NEVER
 
@@ -451,9 +424,6 @@ class Driver(Calls):
         if self.ends <= clocks.phase_ends:
             return None, self.ends
         return "greeting_timeout", clocks.phase_ends
-
-    def _due_of_end(self) -> tuple[Any, float]:
-        return None, self.ends
 
     # --- what else the engine asks and tells ------------------------------------------------------
 
@@ -491,20 +461,21 @@ class Driver(Calls):
         return True
 
     def _note_end(self, event: ConnectionClosed) -> bool:
-        self.reason = event.reason
+        self.reason = self.reason or event.reason
         return True
 
     # --- before the greeting: the delay, the name, on_connect -------------------------------------
 
     def _arrive(self, _event: Event) -> None:
-        delay = self.server.options.early_talker_delay
-        if not delay:
+        if delay := self.server.options.early_talker_delay:
+            self.ends = self.clock() + delay
+            self._wait_for(DELAY)
+            if self.channel is not None:
+                self._decrypt(self.channel)
+        else:
             self._look_up()
-            return
-        self.ends = self.clock() + delay
-        self._wait_for(DELAY)
-        if self.channel is not None:
-            self._decrypt(self.channel)
+        if self.stopping:  # a stop that was seen before ends the delay and the look-up, too
+            self.stop_seen, self.noted = 0, True
 
     def _end_delay(self) -> None:
         self.waits = HOOK
@@ -542,7 +513,7 @@ class Driver(Calls):
         if self.waits not in _ENDING:
             self.waits, self.ends = Wait.LAST_REPLY, self.clock() + LAST_WORDS
             self.answer = NO_ANSWER
-            if not self._say_last():
+            if not self._say_last(goodbye=self.reason not in _PEER_IS_GONE):
                 self._part()
                 return
         if self.waits is PARTED:
@@ -560,20 +531,6 @@ class Driver(Calls):
             self.waits = Wait.LINGER
             self._alarm_by(self.ends)
             self._release()
-
-    def _say_last(self) -> bool:
-        """Send the last reply and TLS's goodbye; False if there is nothing to be said."""
-        said = bool(self.out)
-        if said:
-            self._flush()
-        channel = self.channel
-        if channel is not None and self.reason not in _PEER_IS_GONE and not self.lost:
-            channel.close()
-            octets = channel.outgoing()
-            if octets:
-                self.send(octets)
-                said = True
-        return said
 
     def _drain(self, data: bytes) -> None:
         """What a client still sends that is at its end is of no use any more."""
@@ -599,28 +556,28 @@ class Driver(Calls):
 
     # --- tables -----------------------------------------------------------------------------------
 
-    _waits: ClassVar[Mapping[Wait, _Waiting]] = {
-        Wait.CLIENT: _Waiting(_due_of_client, _client_is_late),
-        Wait.HOOK: _Waiting(_due_of_hook, _hook_is_late),
-        Wait.ROOM: _Waiting(_due_of_room, _client_is_late),
-        Wait.DELAY: _Waiting(_due_of_delay, _delay_is_over),
-        Wait.LAST_REPLY: _Waiting(_due_of_end, _part),
-        Wait.LINGER: _Waiting(_due_of_end, _part),
-        Wait.PARTED: _Waiting(_due_of_hook, _hook_is_late),
+    _waits: ClassVar[Mapping[Wait, Waiting]] = {
+        Wait.CLIENT: Waiting(_due_of_client, _client_is_late),
+        Wait.HOOK: Waiting(_due_of_hook, _hook_is_late),
+        Wait.ROOM: Waiting(_due_of_room, _client_is_late),
+        Wait.DELAY: Waiting(_due_of_delay, _delay_is_over),
+        Wait.LAST_REPLY: Waiting(_due_of_end, _part),
+        Wait.LINGER: Waiting(_due_of_end, _part),
+        Wait.PARTED: Waiting(_due_of_hook, _hook_is_late),
     }
-    _questions: ClassVar[Mapping[type[Event], _Question]] = {
-        ConnectRequested: _Question("on_connect", ask=_arrive),
-        SecureRequested: _Question("on_secure", ask=_secure),
-        AuthRequested: _Question("on_auth", attrgetter("auth", "session")),
-        MailRequested: _Question("on_mail_from"),
-        RcptRequested: _Question("on_rcpt_to"),
-        DataFinished: _Question("on_data"),
-        HelloReceived: _Question("on_helo", attrgetter("verb", "name", "session")),
-        DataRequested: _Question("on_data_start", _session_alone),
-        VerifyRequested: _Question("on_vrfy", attrgetter("argument", "session")),
-        ExpandRequested: _Question("on_expn", attrgetter("argument", "session")),
-        HelpRequested: _Question("on_help", attrgetter("argument", "session")),
-        CommandReceived: _Question("on_command", attrgetter("verb", "argument", "session")),
+    _questions: ClassVar[Mapping[type[Event], Question]] = {
+        ConnectRequested: Question("on_connect", ask=_arrive),
+        SecureRequested: Question("on_secure", ask=_secure),
+        AuthRequested: Question("on_auth", attrgetter("auth", "session")),
+        MailRequested: Question("on_mail_from"),
+        RcptRequested: Question("on_rcpt_to"),
+        DataFinished: Question("on_data"),
+        HelloReceived: Question("on_helo", attrgetter("verb", "name", "session")),
+        DataRequested: Question("on_data_start", session_alone),
+        VerifyRequested: Question("on_vrfy", attrgetter("argument", "session")),
+        ExpandRequested: Question("on_expn", attrgetter("argument", "session")),
+        HelpRequested: Question("on_help", attrgetter("argument", "session")),
+        CommandReceived: Question("on_command", attrgetter("verb", "argument", "session")),
     }
     _notes: ClassVar[Mapping[type[Event], Callable[[Any, Any], bool]]] = {
         NeedsTLS: Calls.begin_handshake,

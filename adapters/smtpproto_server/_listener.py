@@ -59,7 +59,8 @@ class Listener:
 
     def close(self) -> None:
         """Accept no more. The file of a unix socket goes, unless it is somebody else's by now."""
-        self.release()
+        release, self.release = self.release, _nothing
+        release()
         self.sock.close()
         if self._path is not None:
             path, file = self._path

@@ -88,6 +88,18 @@ class Octets(Engine):
         if self.out:
             self._flush()
 
+    def _say_last(self, *, goodbye: bool) -> bool:
+        """Send the last reply, and TLS's goodbye; False if there was nothing to be said."""
+        said = bool(self.out)
+        self._flush_due()
+        channel = self.channel
+        if channel is not None and goodbye and not self.lost:
+            channel.close()
+            if octets := channel.outgoing():
+                self.send(octets)
+                said = True
+        return said
+
     # --- receiving --------------------------------------------------------------------------------
 
     def _hold(self) -> None:
@@ -166,6 +178,8 @@ class Octets(Engine):
         try:
             plain = channel.read()
         except ssl.SSLError as error:
+            if (alert := channel.outgoing()) and not self.lost:
+                self.send(alert)
             self._peer_lost(error)
             return True
         ended = channel.closed or channel.ended
@@ -185,3 +199,9 @@ class Octets(Engine):
     def stop_timer(self, kind: TimerKind, seconds: float | None) -> None:  # noqa: ARG002 - the core's signature
         """A limit of the core ends."""
         self.clocks.set(kind, NEVER)
+
+    def _charge(self) -> None:
+        """The wait for octets of a message is over, or has lasted for a while."""
+        message = self.transfer
+        if message is not None and not self.clocks.charge(self.clock(), message.byte_length):
+            self.timeout("min_data_rate")

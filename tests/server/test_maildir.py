@@ -42,6 +42,9 @@ class Message:
         self.complete: bool = complete
         self.given_up: bool = False
 
+    def claim(self) -> bool:
+        return not self.given_up
+
     def __iter__(self) -> Iterator[bytes]:
         yield from self.chunks
 
@@ -679,6 +682,7 @@ from smtpproto_server._maildir import Maildir
 
 class Message(list):
     refusal, complete, given_up = None, True, False
+    def claim(self): return True
 
 box = Maildir(sys.argv[1], trace=False)
 try:
@@ -731,6 +735,7 @@ from smtpproto_server._maildir import Maildir
 
 class Message(list):
     refusal, complete, given_up = None, True, False
+    def claim(self): return True
 
 box = Maildir(sys.argv[1], trace=False)
 gate = threading.Event()
@@ -774,6 +779,7 @@ from smtpproto_server._maildir import Maildir
 
 class Message(list):
     refusal, complete, given_up = None, True, False
+    def claim(self): return True
 
 def deliver_for_ever():
     box = Maildir(sys.argv[1], trace=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -30,7 +31,7 @@ def fail() -> None:
 def test_work_is_done_in_the_order_in_which_it_was_handed_over(worker: Worker) -> None:
     seen: list[int] = []
     for number in range(100):
-        worker.put(lambda number=number: seen.append(number))
+        worker.put(partial(seen.append, number))
     worker.submit(int).result(PATIENCE)
     assert seen == list(range(100))
 
