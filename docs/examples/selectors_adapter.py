@@ -1,113 +1,263 @@
-"""An adapter on the standard library's selectors: a connection has a thread only while there is work."""
+"""An adapter on the standard library's selectors: one thread waits for all clients, others run the hooks."""
 
 from __future__ import annotations
 
-import math
+import os
 import selectors
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from smtpproto_server import GIVEN_UP, Outcome, PlainPeer, PlainServer, Wait
+from smtpproto_server import NEVER, PARTED, Driver, ServerCore, SocketDriver, Threads, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from smtpproto_server import Serving
+    from smtpproto_server import Listener, Options, Stream
 
-THREADS: Final = 1000
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+LONGEST: Final = 60.0  # seconds after which the selector's thread looks at the time again
 
 
-class Connection(PlainPeer["SMTPServer"]):
-    """Takes its steps in a thread of the pool; the selector's thread waits for it."""
+class Connection(SocketDriver):
+    """Runs in whichever thread has the server's lock; no hook is called with it."""
 
-    woken: bool = False
+    __slots__ = ("watched",)
 
-    def take(self, value: Any = None) -> None:
-        """Take steps, up to the next that waits."""
-        self.woken = False
-        while value is not GIVEN_UP and (step := self.step(value)) is not None:
-            if isinstance(step, Wait):
-                self.server.soon(self.server.park, self, step)
-                return
-            value = self.call(step, self.turn)
+    server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
+
+    def __init__(
+        self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
+        self.watched: int = 0
+        """What the selector watches the socket for."""
+        super().__init__(server, sock, clock, facts)
 
     def go_on(self) -> None:
-        """The hook was given up: its thread will not come back."""
-        self.server.pool.submit(self.take)
+        """Run until something is awaited, and have the socket watched for it."""
+        super().go_on()
+        self.watch()
 
-    def wake(self) -> None:
-        """End the wait, or the one that is about to begin."""
-        self.woken = True
-        self.server.soon(self.server.unpark, self)
+    def watch(self) -> None:
+        """See that the selector's thread waits for what this connection waits for."""
+        if self.waits is PARTED or self.lost:
+            events = 0
+        elif self.full:
+            events = WRITE
+        else:
+            events = 0 if self.held or self.waits is Wait.HOOK else READ
+        selector = self.server.selector
+        if events != self.watched:
+            if self.watched:
+                selector.unregister(self.sock)
+            if events:
+                selector.register(self.sock, events, self.ready)
+            self.watched = events
+        self.server.knock()
+
+    def ready(self) -> None:
+        """The socket can be read, or written if that is waited for."""
+        if self.full:
+            self.writable()
+        else:
+            self.readable()
+
+    # --- what a driver asks of its runtime ----------------------------------------------------------
+
+    def hold(self) -> None:
+        """Read no more for now; `go_on` sees when that is over."""
+        self.watch()
+
+    def drop(self) -> None:
+        """Take the socket from the selector, and close it."""
+        self.watch()
+        super().drop()
+
+    def poke(self) -> None:
+        """Any thread may go on with a connection."""
+        with self.server.lock:
+            self.go_on()
+
+    def apart(self, call: Callable[[], Any]) -> None:
+        """In a thread."""
+        threads = self.server.lookups if self.hook_name == "resolver" else self.server.hooks
+        try:
+            threads.submit(partial(self.work, call))
+        except RuntimeError as error:  # the system has none for it
+            self.returned(call, error=error)
+
+    def work(self, call: Callable[[], Any]) -> None:
+        """Call a hook, in its thread."""
+        value = error = None
+        try:
+            value = call()
+        except BaseException as raised:  # noqa: BLE001 - whatever a hook raises is contained
+            error = raised
+        with self.server.lock:
+            # The socket was not watched meanwhile: a client that has reset the connection is not answered.
+            if self.waits is not PARTED:
+                lost = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if lost:
+                    self.lose(OSError(lost, os.strerror(lost)))
+            self.returned(call, value, error)
+
+    def cancel_hook(self) -> None:
+        """A thread cannot be ended: leave it alone, and go on without what it returns."""
+        self.returned(self.hook)
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The hook's thread waits until the selector's has brought the next piece."""
+        brought, lock = threading.Event(), self.server.lock
+        with lock:
+            self.begin_read(stream)
+            stream.reader = brought.set
+        try:
+            while True:
+                with lock:
+                    piece = self.try_read(stream)
+                if piece is not None:
+                    return piece
+                brought.wait()
+                brought.clear()
+        finally:
+            with lock:
+                self.end_read(stream)
 
 
-class SMTPServer(PlainServer):
-    """The server; `listen`, `serve_connection` and `close` come with PlainServer."""
+class SMTPServer(ServerCore):
+    """The server; its options, hooks, events and the rest come with ServerCore."""
 
-    thread: threading.Thread | None = None
+    coroutines: ClassVar[bool] = False
+    driver: ClassVar[Callable[..., Driver]] = Connection
+
+    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
+        super().__init__(options, **option_fields)
+        self.lock = threading.RLock()
+        self.change = threading.Condition(self.lock)
+        self.thread: threading.Thread | None = None
+        self.is_closing = False
+        self.lookups: Threads
+        self.hooks: Threads
+        self.selector: selectors.BaseSelector
+        self.knocker: socket.socket
+        self.door: socket.socket
+
+    def listen(self, port: int = 0, host: str | None = None, **place: Any) -> Self:
+        """Listen on TCP, on a unix socket, or on a bound socket."""
+        self.open()
+        listeners = self.bind(port, host, **place)
+        for listener in listeners:
+            self.accept_from(listener)
+        return self.listening(listeners)
+
+    def serve_connection(self, sock: socket.socket, **identity: Any) -> None:
+        """Serve a connected socket from greeting to close."""
+        self.open()
+        with self.lock:
+            connection = self.connect(sock, identity)
+            self.change.wait_for(lambda: connection not in self.peers)
+
+    def close(self) -> None:
+        """Stop listening, let open transactions end, and return when all connections are gone."""
+        if threading.current_thread() is self.thread:  # a listener for one of the server's events
+            threading.Thread(target=self.close).start()
+            return
+        with self.lock:
+            if self.thread is None or self.is_closing:
+                self.wait_closed()
+                return
+            self.is_closing = True
+            for seconds in self.closing():
+                self.change.wait_for(lambda: not self.peers, seconds)
+            self.knocker.close()
+        self.thread.join()
+        with self.lock:
+            for each in (self.hooks, self.lookups, self.selector, self.door):
+                each.close()
+            self.thread = None
+            self.emit("close")
+            self.change.notify_all()
+
+    def wait_closed(self) -> None:
+        """Return when `close` is done."""
+        with self.lock:
+            self.change.wait_for(lambda: self.thread is None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the selector's thread ----------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start the selector's thread."""
-        super().open()
-        if self.thread is None:
-            self.pool = ThreadPoolExecutor(THREADS)
-            self.calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
-            self.parked: dict[Connection, float] = {}
-            self.knocker, self.door = socket.socketpair()
-            self.selector = selectors.DefaultSelector()
-            self.selector.register(self.door, selectors.EVENT_READ, lambda: self.door.recv(4096))
-            self.thread = threading.Thread(target=self.run)
-            self.thread.start()
-
-    def soon(self, call: Callable[..., object], *args: object) -> None:
-        """Call it in the selector's thread."""
-        self.calls.put(partial(call, *args))
-        self.knocker.send(b"!")
+        """Start it, and what it needs; first let a `close` come to its end."""
+        self.prepare()
+        with self.lock:
+            if self.is_closing:
+                self.wait_closed()
+            if self.thread is None:
+                most = self.most_threads()
+                self.hooks = Threads(most["on_data"], "hooks")
+                self.lookups = Threads(most["resolver"], "names")
+                self.selector = selectors.DefaultSelector()
+                self.door, self.knocker = socket.socketpair()
+                self.knocker.settimeout(0)
+                self.selector.register(self.door, READ, lambda: self.door.recv(4096))
+                self.is_closing = False
+                self.thread = threading.Thread(target=self.run)
+                self.thread.start()
 
     def run(self) -> None:
-        """Wait for all sockets and deadlines."""
-        while self.thread is not None:
-            soonest = min(self.parked.values(), default=math.inf)
-            seconds = None if soonest == math.inf else max(0.0, soonest - time.monotonic())
-            for key, _ in self.selector.select(seconds):
-                key.data()
-            while not self.calls.empty():
-                self.calls.get()()
-            for connection in [peer for peer, at in self.parked.items() if at <= time.monotonic()]:
-                self.unpark(connection, Outcome.TIMED_OUT)
+        """Wait for all sockets, and for the time."""
+        while self.knocker.fileno() >= 0:
+            with self.lock:
+                soonest = min((peer.when for peer in self.peers), default=NEVER)
+            ready = self.selector.select(min(soonest - time.monotonic(), LONGEST))
+            with self.lock:
+                for key, _ in ready:
+                    key.data()
+                for peer in [each for each in self.peers if each.when <= time.monotonic()]:
+                    peer.rang()
 
-    def park(self, connection: Connection, wait: Wait) -> None:
-        """Wait for a connection's socket."""
-        event = selectors.EVENT_WRITE if wait.writing else selectors.EVENT_READ
-        self.parked[connection] = math.inf if wait.deadline is None else wait.deadline
-        self.selector.register(connection.sock, event, partial(self.unpark, connection))
-        if connection.woken:
-            self.unpark(connection)
+    def knock(self) -> None:
+        """Have it look again at what is to be waited for."""
+        if threading.current_thread() is not self.thread:
+            with suppress(OSError):  # full, or closed at the end
+                self.knocker.send(b"!")
 
-    def unpark(self, connection: Connection, value: Outcome | None = None) -> None:
-        """Give it a thread."""
-        if self.parked.pop(connection, None) is not None:
-            self.selector.unregister(connection.sock)
-            self.pool.submit(connection.take, value)
+    # --- connections --------------------------------------------------------------------------------
 
-    def serve(self, sock: socket.socket, serving: Serving) -> Connection:
-        """Begin with the first step."""
-        connection = Connection(self, sock, serving)
-        self.pool.submit(connection.take)
+    def accept_from(self, listener: Listener) -> None:
+        """Accept connections from now on."""
+        with self.lock:
+            if listener.sock.fileno() >= 0:
+                self.selector.register(listener.sock, READ, partial(self.accept, listener))
+                listener.release = partial(self.selector.unregister, listener.sock)
+                self.knock()
+
+    def accept(self, listener: Listener) -> None:
+        """Serve all that wait."""
+        for sock, identity in listener.accepted():
+            self.connect(sock, identity)
+        if listener.pause:  # the system has no more descriptors
+            self.selector.unregister(listener.sock)
+            timer = threading.Timer(listener.pause, self.accept_from, [listener])
+            listener.release = timer.cancel
+            timer.start()
+
+    def connect(self, sock: socket.socket, identity: Mapping[str, Any]) -> Connection | None:
+        """Begin to serve a connected socket, unless it is over the limit."""
+        connection: Connection | None = self.admit(sock, time.monotonic, **identity)
+        if connection is not None:
+            connection.go_on()
         return connection
 
-    def closed_all(self) -> None:
-        """The selector's thread ends with the server."""
-        thread, self.thread = self.thread, None
-        if thread is not None:
-            self.knocker.send(b"!")
-            thread.join()
-            self.pool.shutdown(wait=False)
-            for each in (self.selector, self.knocker, self.door):
-                each.close()
-        super().closed_all()
+    def gone(self, peer: object) -> None:
+        """Tell all who wait for the end of a connection."""
+        super().gone(peer)
+        self.change.notify_all()
