@@ -19,13 +19,14 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from smtpproto import NeedsStartTLS, NeedsTLS
 from smtpproto.testing._conversation import TLS
 from smtpproto_server import NEVER, PARTED, Driver, ServerCore, TlsContexts, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
-    from smtpproto import NeedsStartTLS, NeedsTLS, TlsDetails
+    from smtpproto import TlsDetails
     from smtpproto_server import AsyncStream, Options, Stream, TlsChannel
 
 __all__ = ["LOCAL", "REMOTE", "MemoryConnection", "MemoryServer", "ServingPeer", "raise_in_thread"]
@@ -63,7 +64,7 @@ class MemoryServer(ServerCore):
 
     def arrival(self, remote: tuple[str, int] = REMOTE) -> Any:
         """The server's end of a new connection."""
-        peer = self.begin(LOCAL, remote, lambda: START + self.now)
+        peer = self.begin(None, LOCAL, remote, lambda: START + self.now)
         assert peer is not None  # a client over the limit gets its reply, and here that takes no time
         return peer
 
@@ -128,8 +129,8 @@ class MemoryConnection:
         server = self._peer.server
         until = server.now + seconds
         said, self._unheard = self._unheard, b""
-        while not self.closed and self._peer.deadline <= until:
-            server.now = max(server.now, self._peer.deadline)
+        while not self.closed and self._peer.rings <= until + START:
+            server.now = max(server.now, self._peer.rings - START)
             said += self._peer.settle(self._peer.expired)
         server.now = until
         return said
@@ -139,15 +140,14 @@ class ServingPeer(Driver):
     """The server's end: a task that runs the driver, and rests whenever only the client can go on."""
 
     __slots__ = (
-        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_timer_at", "_trap", "deadline",
-        "task",
+        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_timer_at", "_trap", "task",
     )  # fmt: skip
 
     server: MemoryServer  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
-    def __init__(self, server: MemoryServer, **facts: Any) -> None:
-        self.deadline: float = NEVER
-        """When the server looks again, by its own clock, if the client says nothing."""
+    def __init__(
+        self, server: MemoryServer, _sock: None, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         self._awaited: asyncio.Future[None] | None = None
         """The task waits for this: for something to do."""
         self._calls: list[Callable[[], None]] = []
@@ -158,7 +158,7 @@ class ServingPeer(Driver):
         self._timer_at: float = NEVER
         self._trap: Any = NOTHING
         """What a hook waits for."""
-        super().__init__(server, **facts)
+        super().__init__(server, clock, facts)
         self.task: asyncio.Task[None] = server.loop.create_task(self._serve())
         self.task.add_done_callback(_look_at)
 
@@ -189,7 +189,13 @@ class ServingPeer(Driver):
     def go_on(self) -> None:
         """Run until something is awaited, and see whether it is the client."""
         super().go_on()
-        if not self.running and (self.hook is None if self.closed else self.waits is not Wait.HOOK):
+        if self.running:
+            return
+        if isinstance(self.asked, NeedsTLS | NeedsStartTLS):  # the handshake is done
+            self.tls_established(TLS)
+            super().go_on()
+        self._limit(self.hook_ends if self._hook_works() else NEVER)
+        if self.hook is None if self.closed else self.waits is not Wait.HOOK:
             self._rests.set()
 
     async def _serve(self) -> None:
@@ -251,7 +257,7 @@ class ServingPeer(Driver):
 
     def finished(self) -> None:
         """The task may end."""
-        self.alarm(NEVER)
+        self._limit(NEVER)
         self._wake()
 
     # --- cancellation -------------------------------------------------------------------------------
@@ -296,26 +302,22 @@ class ServingPeer(Driver):
     def drop(self) -> None:
         """There is nothing to be closed."""
 
-    def _begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> None:
-        """And end it."""
-        super()._begin_handshake(event)
-        self.tls_established(TLS)
-
     def alarm(self, when: float) -> None:
+        """`MemoryConnection.wait` looks at `rings`."""
+
+    def _limit(self, when: float) -> None:
         """The client's time passes in `MemoryConnection.wait`, that of hooks is everybody's."""
-        self.deadline = when - START
-        hook_ends = when if self.waits in {Wait.HOOK, PARTED} else NEVER
-        if hook_ends == self._timer_at:
+        if when == self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._timer_at = None, hook_ends
-        if hook_ends != NEVER:
-            self._timer = self.server.loop.call_later(hook_ends - self.clock(), self._rang)
+        self._timer, self._timer_at = None, when
+        if when != NEVER:
+            self._timer = self.server.loop.call_later(when - self.clock(), self._rang, when)
 
-    def _rang(self) -> None:
+    def _rang(self, when: float) -> None:
         self._timer, self._timer_at = None, NEVER
-        self.server.now = max(self.server.now, self.deadline)
+        self.server.now = max(self.server.now, when - START)
         self._do(self.expired)
 
     # --- threads, and others that read for the hook -------------------------------------------------
@@ -390,6 +392,7 @@ class _PlainChannel:
     pending: Final = 0
 
     def __init__(self) -> None:
+        self.ended: bool = False
         self._incoming: bytes = b""
         self._outgoing: bytes = b""
 
@@ -400,7 +403,8 @@ class _PlainChannel:
     def receive(self, raw: bytes) -> None:
         self._incoming += raw
 
-    def receive_eof(self) -> None: ...
+    def receive_eof(self) -> None:
+        self.ended = True
 
     def handshake(self) -> bool:
         return True

@@ -20,7 +20,7 @@ from smtpproto.testing._loop import MemoryServer, ServingPeer, raise_in_thread
 from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Driver, Options, StreamAborted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
     from smtpproto import Accept, IncomingMessage, Pending, Session
     from smtpproto_server import MessageStream
@@ -281,11 +281,13 @@ class _Peer(ServingPeer):
 
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
-    def __init__(self, server: _Server, **facts: Any) -> None:
+    def __init__(
+        self, server: _Server, sock: None, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         self._count: int = 0
         self._ends: int = 0
         self._mail: Mail | None = None
-        super().__init__(server, **facts)
+        super().__init__(server, sock, clock, facts)
 
     def send(self, octets: bytes) -> None:
         """Count what is sent."""
