@@ -1,4 +1,4 @@
-# A server without sockets: the real server loop, with the client's end of it in the same thread.
+# A server without sockets: the real driver, with the client's end of it in the same thread.
 #
 # Hooks are called as smtpproto_asyncio calls them, so what works here works there: coroutine
 # functions on an event loop, plain ones in threads, one at a time for each connection. The server's
@@ -11,19 +11,22 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import inspect
 import ssl
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from concurrent.futures import Future
+from functools import partial
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from smtpproto.testing._conversation import TLS
-from smtpproto_server import ColouredPeer, Failed, Outcome, ServerCore, TlsContexts
+from smtpproto_server import NEVER, PARTED, Driver, ServerCore, TlsContexts, Wait
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
-    from smtpproto import TlsDetails
-    from smtpproto_server import Ask, MessageBody, Options, Serving, TlsChannel, Wait
+    from smtpproto import NeedsStartTLS, NeedsTLS, TlsDetails
+    from smtpproto_server import AsyncStream, Options, Stream, TlsChannel
 
 __all__ = ["LOCAL", "REMOTE", "MemoryConnection", "MemoryServer", "ServingPeer", "raise_in_thread"]
 
@@ -31,6 +34,8 @@ SEGMENT: Final = 64 * 1024  # octets that arrive at once, at most
 LOCAL: Final = ("192.0.2.25", 25)
 REMOTE: Final = ("192.0.2.1", 4321)
 LAST_STEPS: Final = 0.5  # seconds for what hooks have left behind to end
+START: Final = 1.0  # what the driver's clock shows at the beginning: to it, 0.0 is no time
+NOTHING: Final = object()
 
 
 class MemoryServer(ServerCore):
@@ -43,7 +48,7 @@ class MemoryServer(ServerCore):
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self.now: float = 0.0
-        """The server's clock, in seconds; `MemoryConnection.wait` moves it."""
+        """The server's clock, in seconds: `MemoryConnection.wait` moves it, and a hook that is given up."""
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         """Where coroutine hooks run, whenever a client does something."""
 
@@ -54,9 +59,13 @@ class MemoryServer(ServerCore):
 
     def connect(self, remote: tuple[str, int] = REMOTE) -> MemoryConnection:
         """A client comes, from this address and port."""
-        serving = self.begin(LOCAL, remote, lambda: self.now)
-        assert serving is not None  # for one too many it is said why, and here that takes no time
-        return MemoryConnection(ServingPeer(self, serving))
+        return MemoryConnection(self.arrival(remote))
+
+    def arrival(self, remote: tuple[str, int] = REMOTE) -> Any:
+        """The server's end of a new connection."""
+        peer = self.begin(LOCAL, remote, lambda: START + self.now)
+        assert peer is not None  # a client over the limit gets its reply, and here that takes no time
+        return peer
 
     @property
     def resolve(self) -> Callable[[str], Any]:
@@ -98,172 +107,232 @@ class MemoryConnection:
         return self._peer.closed
 
     def receive(self, octets: bytes) -> bytes:
-        """The client sends; what it is answered, behind the greeting. After the end nobody hears it."""
+        """The client sends; what it is answered, after the greeting. After the end nobody hears it."""
         answer, self._unheard = self._unheard, b""
         for at in range(0, len(octets), SEGMENT):
             if not self.closed:
-                self._peer.take_in(octets[at : at + SEGMENT])
-                answer += self._peer.settle()
+                answer += self._peer.settle(self._peer.received, octets[at : at + SEGMENT])
         return answer
 
     def end(self) -> bytes:
-        """The client sends no more; what it is told yet."""
+        """The client sends no more; what it is answered yet."""
         answer, self._unheard = self._unheard, b""
-        self._peer.eof = True
-        return answer + self._peer.settle()
+        return answer + self._peer.settle(self._peer.received, b"")
 
     def lose(self) -> None:
         """The connection breaks: nobody hears anybody any more."""
-        self._peer.lost = True
-        self._peer.settle()
+        self._peer.settle(self._peer.lose)
 
     def wait(self, seconds: float) -> bytes:
-        """The client says nothing for so many seconds of the server's clock; what it is told then."""
+        """The client says nothing for so many seconds of the server's clock; what it is sent then."""
         server = self._peer.server
         until = server.now + seconds
         said, self._unheard = self._unheard, b""
-        while not self.closed and (deadline := self._peer.deadline) is not None and deadline <= until:
-            server.now = max(server.now, deadline)
-            said += self._peer.settle(Outcome.TIMED_OUT)
+        while not self.closed and self._peer.deadline <= until:
+            server.now = max(server.now, self._peer.deadline)
+            said += self._peer.settle(self._peer.expired)
         server.now = until
         return said
 
 
-class ServingPeer(ColouredPeer[MemoryServer]):
-    """The server's end: a task that rests whenever only the client can go on."""
+class ServingPeer(Driver):
+    """The server's end: a task that runs the driver, and rests whenever only the client can go on."""
 
-    __slots__ = ("_cancels", "_limit", "_rests", "_sent", "_thread", "_waiter", "deadline", "task")
+    __slots__ = (
+        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_timer_at", "_trap", "deadline",
+        "task",
+    )  # fmt: skip
 
-    pushed: ClassVar[bool] = True
+    server: MemoryServer  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
-    def __init__(self, server: MemoryServer, serving: Serving) -> None:
-        # There is no socket, and whatever would touch it is replaced below.
-        super().__init__(server, cast("socket.socket", None), serving)
-        self.deadline: float | None = None
-        """When the server wants to be woken, if the client says nothing."""
-        self._cancels: int = 0
-        self._limit: asyncio.TimerHandle | None = None
+    def __init__(self, server: MemoryServer, **facts: Any) -> None:
+        self.deadline: float = NEVER
+        """When the server looks again, by its own clock, if the client says nothing."""
+        self._awaited: asyncio.Future[None] | None = None
+        """The task waits for this: for something to do."""
+        self._calls: list[Callable[[], None]] = []
         self._rests: asyncio.Event = asyncio.Event()
         self._sent: bytearray = bytearray()
         self._thread: int | None = None
-        self._waiter: asyncio.Future[Outcome | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float = NEVER
+        self._trap: Any = NOTHING
+        """What a hook waits for."""
+        super().__init__(server, **facts)
         self.task: asyncio.Task[None] = server.loop.create_task(self._serve())
         self.task.add_done_callback(_look_at)
 
-    def settle(self, outcome: Outcome | None = None) -> bytes:
-        """Let the server go on until it rests; what it has sent."""
-        sent = self.server.loop.run_until_complete(self.settled(outcome))
+    @property
+    def closed(self) -> bool:
+        """The connection has ended."""
+        return self.waits is PARTED
+
+    def settle(self, call: Callable[..., None] | None = None, *args: Any) -> bytes:
+        """Have this called, let the server go on until it rests, and return what it has sent."""
+        sent = self.server.loop.run_until_complete(self.settled(call, *args))
         if self.task.done():
             self.task.result()  # a fault of ours is not to be kept
         return sent
 
-    async def settled(self, outcome: Outcome | None = None) -> bytes:
+    async def settled(self, call: Callable[..., None] | None = None, *args: Any) -> bytes:
         """The same within the event loop."""
         if not self.task.done():
-            self._rests.clear()
-            self._wake(outcome)
+            if call is not None:
+                self._rests.clear()
+                self._do(partial(call, *args))
             await self._rests.wait()
         sent, self._sent = bytes(self._sent), bytearray()
         return sent
 
-    async def _serve(self) -> None:
-        try:
-            await self.take(self.steps())
-        finally:
-            self.end()
+    # --- running ------------------------------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """Run until something is awaited, and see whether it is the client."""
+        super().go_on()
+        if not self.running and (self.hook is None if self.closed else self.waits is not Wait.HOOK):
             self._rests.set()
 
-    # --- waiting ------------------------------------------------------------------------------------
-
-    async def wait(self, step: Wait) -> Outcome | None:
-        """By a future; meanwhile it is the client's turn."""
-        if step.deadline is not None and step.deadline <= self.server.now:
-            return Outcome.TIMED_OUT
-        waiter: asyncio.Future[Outcome | None] = self.server.loop.create_future()
-        self._waiter = waiter
-        self.deadline = step.deadline
-        self._rests.set()
+    async def _serve(self) -> None:
         try:
-            return await waiter
+            self.go_on()
+            while self in self.server.peers:
+                try:
+                    if self._calls:
+                        self._calls.pop(0)()
+                    elif self._trap is NOTHING:
+                        self._awaited = self.server.loop.create_future()
+                        await self._awaited
+                    else:
+                        await self._await_hook()
+                except asyncio.CancelledError as error:
+                    self._cancelled(error)
+                except GeneratorExit:  # passed on to the hook, but Python raises it in all that await it
+                    if not self.server.loop.is_running():
+                        raise
         finally:
-            if self._waiter is waiter:  # and not that of the server, which a hook's reader has overlapped
-                self._waiter = None
+            if self in self.server.peers:
+                self.end()
+            self._rests.set()
 
-    def wake(self) -> None:
-        """End the wait."""
+    def _do(self, call: Callable[[], None]) -> None:
+        """In the task, where hooks run; while that awaits a hook, no other can begin."""
+        if self._awaited is None:
+            call()
+        else:
+            self._calls.append(call)
+            self._wake()
+
+    @coroutine
+    def _await_hook(self) -> Generator[Any, Any, None]:
+        trap, self._trap, self._awaited = self._trap, NOTHING, None
+        try:
+            value = yield trap
+        except BaseException as error:  # passed on, cancellation above all
+            if isinstance(error, GeneratorExit) and not self.server.loop.is_running():  # that has gone
+                if self.hook is not None:
+                    self.hook.close()
+                raise
+            self.resume(error=error)
+        else:
+            self.resume(value)
+
+    def suspend(self, trap: Any) -> None:
+        """The task awaits it."""
+        self._trap = trap
         self._wake()
 
-    def _wake(self, outcome: Outcome | None = None) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(outcome)
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
-    # --- the socket that is not there ---------------------------------------------------------------
+    def poke(self) -> None:
+        """In the event loop, when it runs again."""
+        self.server.loop.call_soon_threadsafe(self._do, self.go_on)
 
-    def read(self) -> None:
-        """Nothing but what was taken in."""
+    def finished(self) -> None:
+        """The task may end."""
+        self.alarm(NEVER)
+        self._wake()
 
-    def write(self) -> bool:
-        """The client takes everything at once."""
-        self._sent += self._rest
-        self._rest = b""
-        return True
+    # --- cancellation -------------------------------------------------------------------------------
 
-    def end_output(self) -> bool:
-        """The client hears the last reply and goes: it need not be waited for."""
-        self.eof = True
-        return True
-
-    def release(self) -> None:
-        """There is nothing to be closed."""
-
-    # --- hooks --------------------------------------------------------------------------------------
-
-    async def call(self, ask: Ask) -> Any:
-        """Call a hook; what it returned, or a Failed."""
-        try:
-            result = await self.call_hook(ask)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a hook raises is contained
-            result = Failed(error)
-        while self._cancels:  # our own, which have done their work
-            self._cancels -= 1
-            self.task.uncancel()
-        return result
+    def _cancelled(self, error: asyncio.CancelledError) -> None:
+        """While no hook was awaited, or before what one waits for could be."""
+        trap, self._trap = self._trap, NOTHING
+        if asyncio.isfuture(trap) and trap.cancel():
+            self._trap = trap  # as a task does: whoever it belongs to learns of it, and then the hook
+        elif self.hook is not None:
+            self.resume(error=error)
+        elif self.task.cancelling():  # else it was ours, for a hook that has ended since
+            self.lose()
 
     def cancel_hook(self) -> None:
         """The hook runs in the connection's own task, or in a thread that must not go on for ever."""
-        self._cancels += 1
         self.task.cancel()
         if self._thread is not None:
             raise_in_thread(self._thread, SystemExit)
 
-    def set_limit(self, seconds: float | None) -> None:
-        """In the time of the hooks, which is everybody's."""
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
-        if seconds is not None:
-            self._limit = self.server.loop.call_later(seconds, self.interrupt, Outcome.TIMED_OUT)
+    def hook_ended(self, error: BaseException | None) -> bool:  # noqa: ARG002 - the driver's signature
+        """Whoever has cancelled the task meant the hook."""
+        while self.task.cancelling():
+            self.task.uncancel()
+        return False
 
-    def pull_from_thread(self, body: MessageBody) -> bytes:
-        """The loop pulls, the thread waits."""
-        return asyncio.run_coroutine_threadsafe(self.pull_chunk(body), self.server.loop).result()
+    def own_step(self) -> bool:
+        """In the connection's own task."""
+        return asyncio.current_task(self.server.loop) is self.task
 
-    async def in_thread(self, call: Callable[[], Any]) -> Any:
-        """A thread of its own, that keeps no program from ending."""
+    # --- the socket that is not there, and time -----------------------------------------------------
+
+    def send(self, octets: bytes) -> None:
+        """The client takes everything at once."""
+        self._sent += octets
+
+    def end_output(self) -> None:
+        """The client hears the last reply and goes: it need not be waited for."""
+        self.inbox.append(b"")
+        self.noted = True
+
+    def drop(self) -> None:
+        """There is nothing to be closed."""
+
+    def _begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> None:
+        """And end it."""
+        super()._begin_handshake(event)
+        self.tls_established(TLS)
+
+    def alarm(self, when: float) -> None:
+        """The client's time passes in `MemoryConnection.wait`, that of hooks is everybody's."""
+        self.deadline = when - START
+        hook_ends = when if self.waits in {Wait.HOOK, PARTED} else NEVER
+        if hook_ends == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, hook_ends
+        if hook_ends != NEVER:
+            self._timer = self.server.loop.call_later(hook_ends - self.clock(), self._rang)
+
+    def _rang(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        self.server.now = max(self.server.now, self.deadline)
+        self._do(self.expired)
+
+    # --- threads, and others that read for the hook -------------------------------------------------
+
+    async def apart(self, call: Callable[[], Any]) -> Any:
+        """In a thread of its own, that keeps no program from ending."""
         loop = self.server.loop
         done: asyncio.Future[Any] = loop.create_future()
         context = contextvars.copy_context()
 
         def run() -> None:
-            result: Any
             try:
-                result = context.run(call)
+                settle = partial(_settle, done, done.set_result, context.run(call))
             except BaseException as error:  # noqa: BLE001 - raised where the hook was called
-                result = Failed(error)
+                settle = partial(_settle, done, done.set_exception, error)
             with contextlib.suppress(RuntimeError):  # the server was closed long ago
-                loop.call_soon_threadsafe(_resolve, done, result)
+                loop.call_soon_threadsafe(settle)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -272,15 +341,53 @@ class ServingPeer(ColouredPeer[MemoryServer]):
             result = await done
         finally:
             self._thread = None
-        if isinstance(result, Failed):
-            raise result.exception
-        return result
+        return await result if inspect.isawaitable(result) else result
+
+    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
+        """The next piece, for another task than the hook's."""
+        self.begin_read(stream)
+        try:
+            while (piece := self.try_read(stream)) is None:
+                waiter: asyncio.Future[None] = self.server.loop.create_future()
+                stream.reader = partial(_settle, waiter, waiter.set_result, None)
+                await waiter
+        finally:
+            self.end_read(stream)
+        return piece
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        """The loop reads, the thread waits."""
+        box: Future[bytes] = Future()
+        self.server.loop.call_soon_threadsafe(self._read_for, stream, box)
+        return box.result()
+
+    def _read_for(self, stream: Stream, box: Future[bytes], begun: bool = False) -> None:  # noqa: FBT001, FBT002
+        try:
+            if not begun:
+                self.begin_read(stream)
+            try:
+                piece = self.try_read(stream)
+            except BaseException:
+                self.end_read(stream)
+                raise
+        except Exception as error:  # noqa: BLE001 - for the thread
+            box.set_exception(error)
+            return
+        if piece is None:
+            stream.reader = partial(self._read_for, stream, box, begun=True)
+        else:
+            self.end_read(stream)
+            box.set_result(piece)
+
+
+MemoryServer.driver = ServingPeer
 
 
 class _PlainChannel:
     """What stands for a TlsChannel."""
 
     closed: Final = False
+    pending: Final = 0
 
     def __init__(self) -> None:
         self._incoming: bytes = b""
@@ -351,9 +458,9 @@ def raise_in_thread(thread: int, kind: type[BaseException]) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 
 
-def _resolve(future: asyncio.Future[Any], result: Any) -> None:
+def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
     if not future.done():
-        future.set_result(result)
+        settle(outcome)
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

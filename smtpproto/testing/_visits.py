@@ -14,16 +14,16 @@ import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from smtpproto import Reject
+from smtpproto import ACCEPT, Reject
 from smtpproto.testing._conversation import octets, split_replies
-from smtpproto.testing._loop import LOCAL, REMOTE, MemoryServer, ServingPeer, raise_in_thread
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Failed, Options, StreamAborted, run_flushing
+from smtpproto.testing._loop import MemoryServer, ServingPeer, raise_in_thread
+from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Driver, Options, StreamAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
-    from smtpproto import Session
-    from smtpproto_server import Ask, MessageBody, Serving
+    from smtpproto import Accept, IncomingMessage, Pending, Session
+    from smtpproto_server import MessageStream
 
     Check = Callable[["Visit"], Any]
     Cut = Callable[[bytes], list[bytes]]
@@ -59,7 +59,7 @@ _CODES: Final = re.compile(r"\d\d\d(?:[ -]\d\.\d{1,3}\.\d{1,3}(?= ))?")
 class Mail:
     """A message that on_data was called for."""
 
-    def __init__(self, session: Session, body: MessageBody, at: int) -> None:
+    def __init__(self, session: Session, message: IncomingMessage, at: int) -> None:
         envelope = session.envelope
         self.mail_from: str = str(envelope.mail_from)
         """The sender; "" is the null reverse-path."""
@@ -68,7 +68,7 @@ class Mail:
         """Octets of it that the hook left unread."""
         self.replies: list[str] = []
         """What the client was told: one reply, in LMTP one for each recipient; [] if it broke off."""
-        self._body: MessageBody = body
+        self._message: IncomingMessage = message
         self._at: int = at
         self._content: bytearray = bytearray()
 
@@ -80,7 +80,7 @@ class Mail:
     @property
     def complete(self) -> bool:
         """The client has sent its end."""
-        return self._body.message.complete
+        return self._message.complete
 
     @property
     def accepted(self) -> bool:
@@ -274,10 +274,106 @@ class Hangs(BaseException):
     """Raised in a hook that goes round in circles; no `except Exception` holds it."""
 
 
+class _Peer(ServingPeer):
+    """Notes what hooks raise, which messages they are given, and how much of them they read."""
+
+    __slots__ = ("_count", "_ends", "_mail")
+
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] - set once
+
+    def __init__(self, server: _Server, **facts: Any) -> None:
+        self._count: int = 0
+        self._ends: int = 0
+        self._mail: Mail | None = None
+        super().__init__(server, **facts)
+
+    def send(self, octets: bytes) -> None:
+        """Count what is sent."""
+        self._count += len(octets)
+        super().send(octets)
+
+    def call(self, name: str, hook: Callable[..., Any], *args: Any) -> Accept | Pending:
+        """A hook that does not end is a fault."""
+        server = self.server
+        if name == "on_auth":
+            server.secrets |= _secrets(args[0])
+        server.watchdog.begin()
+        accepted = super().call(name, hook, *args)
+        if accepted is ACCEPT:  # else `_done` says so
+            server.watchdog.end()
+        return accepted
+
+    def _done(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Judge how the hook has ended."""
+        self.server.watchdog.end()
+        stream, mail = self.stream, self._mail
+        if error is not None and self.given_up is None and not self.lost:
+            self._note_failure(error)
+        if self.hook_name == "on_data" and mail is not None and stream is not None:
+            mail.unread = len(stream.content or b"")
+        super()._done(value, error)
+
+    def _note_failure(self, error: BaseException) -> None:
+        name, stream = self.hook_name, self.stream
+        broken = stream is not None and (stream.aborted is not None or stream.message.refusal is not None)
+        if isinstance(error, Reject) or (isinstance(error, StreamAborted) and broken):
+            return
+        fault = Fault("raises", f"{name} raised {_said(error)}", hook=name, error=error)
+        if isinstance(error, Hangs):
+            fault = Fault("hangs", f"{name} goes round in circles", hook=name, error=error)
+        self.server.faults.append(fault)
+
+    # --- the message --------------------------------------------------------------------------------
+
+    def message_begun(self, message: IncomingMessage) -> bool:
+        """A message for on_data."""
+        self._mail, self._ends = Mail(self.session, message, self._count + sum(map(len, self.out))), 0
+        if self.server.on_data is not None:
+            self.server.visit.mails.append(self._mail)
+        return super().message_begun(message)
+
+    def message_content(self, content: bytes, message: IncomingMessage) -> bool:
+        """A hook that has ended reads no more."""
+        assert self._mail is not None
+        self._mail.take(content, read=self.stream is not None)
+        return super().message_content(content, message)
+
+    def _give(self, stream: MessageStream, piece: bytes) -> None:
+        """Each further read is to be seen here, too."""
+        stream.at_end = False
+        self.server.watchdog.begin()
+        super()._give(stream, piece)
+
+    def _heed(self, trap: Any) -> bytes | None:
+        """While a hook waits for the client, it does not hang."""
+        piece = super()._heed(trap)
+        if self.stream is not None and self.stream.reads:
+            self.server.watchdog.end()
+        self._ends += piece == b""
+        if self._ends <= MAX_ENDS:
+            return piece
+        self._ends = 0
+        self._step_hook(None, Hangs())
+        return None
+
+    def try_read(self, stream: MessageStream) -> bytes | None:
+        """The same for whoever reads for the hook."""
+        piece = super().try_read(stream)
+        if piece is None:
+            self.server.watchdog.end()
+        return piece
+
+    def end_read(self, stream: MessageStream) -> None:
+        """The hook goes on."""
+        if self.stream is stream:
+            self.server.watchdog.begin()
+        super().end_read(stream)
+
+
 class _Server(MemoryServer):
     """A server that looks its hooks over the shoulder."""
 
-    flushes_first: ClassVar[bool] = True  # so that what is sent behind a call is its answer
+    driver: ClassVar[Callable[..., ServingPeer]] = _Peer
 
     def __init__(self, handler: Any, options: Options, watchdog: Watchdog) -> None:
         limit = options.hook_timeout or HOOK_SECONDS
@@ -296,16 +392,12 @@ class _Server(MemoryServer):
         return self.loop.run_until_complete(self._converse(pieces))
 
     async def _converse(self, pieces: Iterator[bytes]) -> bytes:
-        serving = self.begin(LOCAL, REMOTE, lambda: self.now)
-        assert serving is not None  # one at a time is never one too many
-        peer = _Peer(self, serving)
+        peer = self.arrival()
         sent = [await peer.settled()]
         for piece in pieces:
-            if not peer.closed:
-                peer.take_in(piece)
-                sent.append(await peer.settled())
-        peer.eof = True
-        sent.append(await peer.settled())
+            if piece and not peer.closed:
+                sent += [await peer.settled(peer.received, piece)]
+        sent.append(await peer.settled(peer.received, b""))
         await peer.task
         return b"".join(sent)
 
@@ -318,80 +410,6 @@ class _Server(MemoryServer):
         elif info["stage"] == "hook":
             kind = "hangs" if isinstance(error, TimeoutError) else "nonsense"
             self.faults.append(Fault(kind, str(error), hook=str(error).partition(" ")[0], error=error))
-
-
-class _Peer(ServingPeer):
-    """Notes what hooks raise, which messages they are given, and how much of them they read."""
-
-    __slots__ = ("_count", "_ends", "_mail", "_watching")
-
-    def __init__(self, server: _Server, serving: Serving) -> None:
-        self._count: int = 0
-        self._ends: int = 0
-        self._mail: Mail | None = None
-        self._watching: _Server = server
-        super().__init__(server, serving)
-
-    def write(self) -> bool:
-        """Count what is sent."""
-        self._count += len(self._rest)
-        return super().write()
-
-    async def call(self, ask: Ask) -> Any:
-        """And judge what comes of it."""
-        server = self._watching
-        if ask.name == "on_auth":
-            server.secrets |= _secrets(ask.args[0])
-        if ask.body is not None:
-            self._mail, self._ends = Mail(self.serving.session, ask.body, self._count), 0
-            server.visit.mails.append(self._mail)
-        server.watchdog.begin()
-        try:
-            result = await super().call(ask)
-        finally:
-            server.watchdog.end()
-        if isinstance(result, Failed) and self._interrupted is None:
-            self._note_failure(ask, result.exception)
-        if ask.body is not None:
-            await self._read_rest(ask.body)
-        return result
-
-    def _note_failure(self, ask: Ask, error: BaseException) -> None:
-        broken = ask.body is not None and (
-            ask.body.aborted is not None or ask.body.message.refusal is not None
-        )
-        if isinstance(error, Reject) or (isinstance(error, StreamAborted) and broken):
-            return
-        fault = Fault("raises", f"{ask.name} raised {_said(error)}", hook=ask.name, error=error)
-        if isinstance(error, Hangs):
-            fault = Fault("hangs", f"{ask.name} goes round in circles", hook=ask.name, error=error)
-        self._watching.faults.append(fault)
-
-    async def _read_rest(self, body: MessageBody) -> None:
-        """Read what the hook has left, as the server would."""
-        mail, self._mail = self._mail, None
-        assert mail is not None
-        try:
-            while chunk := await self.pull_chunk(body):
-                mail.take(chunk, read=False)
-        except RuntimeError:  # somebody whom the hook has left behind reads, and it is too late for him
-            mail.take(b"?", read=False)
-
-    def chunk_at_hand(self, body: MessageBody) -> bytes | None:  # noqa: ARG002 - there is a chunk or not
-        """Each chunk is pulled, and so seen here."""
-        return None
-
-    async def pull_chunk(self, body: MessageBody) -> bytes:
-        """While a hook waits for the client, it does not hang."""
-        self._watching.watchdog.end()
-        chunk = await super().pull_chunk(body)
-        if self._mail is not None:
-            self._watching.watchdog.begin()
-            self._mail.take(chunk, read=True)
-            self._ends += not chunk
-            if self._ends > MAX_ENDS:
-                raise Hangs
-        return chunk
 
 
 class Watchdog:
@@ -460,10 +478,7 @@ _CUTS: Final[dict[str, Cut]] = {"cut into lines": _lines, "cut into octets": _oc
 _HOOKS: Final = (*HOOKS, *OPTIONAL_HOOKS)
 _SILENT: Final = logging.getLogger("smtpproto.testing.silent")
 _SILENT.disabled = True  # what it would say of hooks that fail is found and told anyway
-_CALLERS: Final = {
-    __file__,
-    *(f.__code__.co_filename for f in (ServingPeer.call_hook, run_flushing, ServingPeer.call)),
-}
+_CALLERS: Final = {__file__, *(f.__code__.co_filename for f in (Driver.call, ServingPeer.suspend))}
 
 
 def _ignore(*_: object) -> None:

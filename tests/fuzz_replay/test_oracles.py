@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from smtpproto_server._loop import Serving
 
 from fuzz.playing import Play, insist_on_replies
 from fuzz.targets import TARGETS
@@ -13,7 +14,6 @@ from smtpproto import Connection, Reject, State
 from smtpproto._body import BOUNDARIES, IncomingMessage, _Boundary, _Place
 from smtpproto._proxy import ProxyReader
 from smtpproto._sasl import Credentials
-from smtpproto_server._loop import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

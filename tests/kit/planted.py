@@ -9,6 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from smtpproto_server._effects import Ask, Close, Outcome
+
 import smtpproto_asyncio
 import smtpproto_blocking
 import smtpproto_kit._client
@@ -16,7 +18,6 @@ from smtpproto_asyncio import _connection as on_asyncio
 from smtpproto_blocking import _server as on_blocking
 from smtpproto_kit import runtime_named
 from smtpproto_server import Peer, ServerCore
-from smtpproto_server._effects import Ask, Close, Outcome
 
 if TYPE_CHECKING:
     import socket

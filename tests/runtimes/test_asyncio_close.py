@@ -25,7 +25,7 @@ def stuffed(server: Running) -> Client:
     client.send(b"EHLO a\r\n" * 1000)
     peer: Any
     (peer,) = server.server.peers
-    wait_until(lambda: peer._paused)
+    wait_until(lambda: peer.full)
     return client
 
 

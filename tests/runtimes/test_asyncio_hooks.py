@@ -37,7 +37,7 @@ def test_plain_hooks_run_in_threads_of_the_server_s_own(runtime: str, sync_hooks
     with running(runtime, **options) as server, server.client().greeted() as client:
         client.send(DATA + b"hi\r\n.\r\nQUIT\r\n")
         assert "250 2.6.0 4" in client.replies()
-    assert ran["on_data"].startswith("smtpproto-hook")
+    assert ran["on_data"].startswith("smtpproto-on_data")
     assert ran["on_mail_from"].startswith("smtpproto-hook") == (sync_hooks == "thread")
 
 

@@ -37,8 +37,9 @@ def test_the_transport_is_paused_while_a_hook_does_not_read(runtime: str) -> Non
         assert [client.reply() for _ in range(3)][2].startswith("354 ")
         sent = client.fill(LINE)
         peer = only_peer(server)
-        assert not peer._reading
-        assert len(peer._inbox) <= HELD
+        assert peer.held
+        assert len(peer.buffer) <= HELD
+        assert not peer.inbox
         gate.set()
         client.send(LINE[sent % len(LINE) :] + b".\r\n")
         assert client.reply() == QUEUED
@@ -135,7 +136,7 @@ def test_a_354_that_a_given_up_read_has_sent_is_not_sent_again(runtime: str) -> 
         client.sock.connect(("127.0.0.1", port))
         client.reply()
         client.send(b"EHLO a\r\n" + b"HELP\r\n" * 3000 + DATA)
-        wait_until(lambda: only_peer(server)._paused)
+        wait_until(lambda: only_peer(server).full)
         replies = [client.reply() for _ in range(3004)]
         wait_until(lambda: tries)
         client.send(b".\r\nQUIT\r\n")
@@ -211,8 +212,7 @@ def test_a_second_task_that_still_reads_when_data_is_there_already_is_too_late(r
 
         task = asyncio.create_task(read())
         await asyncio.sleep(0)
-        peer = only_peer(server)
-        peer.buffer_updated(0)  # the wait of the other task is over, and it has not run yet
+        only_peer(server).stream.wake_reader()  # the wait of the other task is over, and it has not run yet
         task.add_done_callback(lambda _: None)
         returning.release()
         return "done"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
 from smtpproto import ACCEPT, Accept, Challenge, PlainCredentials, Reject
-from smtpproto_server._effects import Ask, Failed
-from smtpproto_server._hooks import HookError, failure, read_result, read_results
+from smtpproto_server import is_coroutine_function
+from smtpproto_server._hooks import HookError, failure, read_result, read_results, reject_within
 
 LOGIN = PlainCredentials("ann", "", "secret")
 PLACES = ["on_connect", "on_secure", "on_mail_from", "on_rcpt_to", "on_helo", "on_vrfy", "on_data", "on_auth"]
@@ -96,10 +97,52 @@ def test_a_list_with_nonsense_in_it_is_the_hook_s_error(value: object) -> None:
         read_results([None, value], 2)
 
 
-def test_an_ask_that_was_never_filled_in_asks_nothing() -> None:
-    assert Ask().hook() is None
+NO = Reject(550)
 
 
-def test_a_failure_is_what_was_raised() -> None:
-    error = KeyError("x")
-    assert Failed(error).exception is error
+@pytest.mark.parametrize(
+    ("raised", "found"),
+    [
+        (NO, NO),
+        (ExceptionGroup("x", [NO]), NO),
+        (BaseExceptionGroup("x", [ExceptionGroup("y", [NO])]), NO),
+        (ExceptionGroup("x", [NO, NO]), None),
+        (ExceptionGroup("x", [NO, KeyError()]), None),
+        (ExceptionGroup("x", [KeyError()]), None),
+        (KeyError(), None),
+    ],
+)
+def test_a_group_that_holds_one_refusal_and_nothing_else_is_that_refusal(
+    raised: BaseException, found: Reject | None
+) -> None:
+    assert reject_within(raised) is found
+
+
+async def coroutine_hook(*_: object) -> None: ...
+
+
+def plain_hook(*_: object) -> None: ...
+
+
+class Callable:
+    async def __call__(self) -> None: ...
+
+    async def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("hook", "expected"),
+    [
+        (coroutine_hook, True),
+        (plain_hook, False),
+        (functools.partial(coroutine_hook, 1), True),
+        (functools.partial(functools.partial(coroutine_hook, 1), 2), True),
+        (functools.partial(plain_hook, 1), False),
+        (Callable(), True),
+        (Callable().method, True),
+        (Callable, False),
+        (print, False),
+    ],
+)
+def test_coroutine_functions_are_told_from_plain_ones(hook: Any, expected: bool) -> None:
+    assert is_coroutine_function(hook) is expected

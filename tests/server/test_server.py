@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trustme
 
+from server.scripted import ScriptedServer
 from smtpproto import ConfigurationError
-from smtpproto_server import Failed, Options, Outcome, ServerCore, Serving, StreamAborted, socket_address
-from smtpproto_server._server import MAX_COLOURS, new_id
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from smtpproto_server import Options, StreamAborted, socket_address
+from smtpproto_server._application import MAX_KNOWN
+from smtpproto_server._server import new_id
 
 
-def begun(server: ServerCore) -> Serving | None:
-    return server.begin(("192.0.2.25", 25), ("192.0.2.1", 4321), lambda: 0.0)
+def begun(server: ScriptedServer) -> Any:
+    return server.begin(None, ("192.0.2.25", 25), ("192.0.2.1", 4321), lambda: 0.0)
 
 
-async def coloured(*_: object) -> None: ...
+async def coroutine_hook(*_: object) -> None: ...
 
 
 def plain(*_: object) -> None: ...
@@ -32,33 +31,33 @@ def plain(*_: object) -> None: ...
 
 
 def test_a_server_takes_options_or_their_fields_but_not_both() -> None:
-    assert ServerCore(name="a.test").options.name == "a.test"
+    assert ScriptedServer(name="a.test").options.name == "a.test"
     options = Options(name="b.test")
-    assert ServerCore(options).options is options
+    assert ScriptedServer(options).options is options
     with pytest.raises(TypeError, match="not both"):
-        ServerCore(options, name="c.test")
+        ScriptedServer(options, name="c.test")
 
 
 def test_hooks_are_options_then_methods_then_those_of_the_handler() -> None:
-    class Own(ServerCore):
+    class Own(ScriptedServer):
         def on_data(self, *_: object) -> str:
             return "method"
 
     class Handler:
-        on_data = on_close = staticmethod(coloured)
+        on_data = on_close = staticmethod(coroutine_hook)
 
     handler = Handler()
-    assert ServerCore().hook("on_data") is None
-    assert ServerCore(handler=handler).hook("on_data") is handler.on_data
+    assert ScriptedServer().on_data is None
+    assert ScriptedServer(handler=handler).on_data is handler.on_data
     own = Own(handler=handler)
-    assert own.hook("on_data") == own.on_data
-    assert own.hook("on_close") is handler.on_close
-    assert Own(handler=handler, on_data=plain).hook("on_data") is plain
+    assert "on_data" not in vars(own)
+    assert own.on_close is handler.on_close
+    assert vars(Own(handler=handler, on_data=plain))["on_data"] is plain
     own.on_close = plain
-    assert own.hook("on_close") is plain
+    assert vars(own)["on_close"] is plain
 
 
-def test_the_colour_of_a_hook_is_found_out_once() -> None:
+def test_which_hooks_are_coroutine_functions_is_found_out_once() -> None:
     class Odd:
         __hash__ = None  # type: ignore[assignment]
 
@@ -66,23 +65,51 @@ def test_the_colour_of_a_hook_is_found_out_once() -> None:
 
         async def method(self) -> None: ...
 
-    server, odd = ServerCore(), Odd()
+    server, odd = ScriptedServer(), Odd()
     for _ in range(2):
-        assert server.is_coroutine(coloured)
+        assert server.is_coroutine(coroutine_hook)
         assert not server.is_coroutine(plain)
         assert server.is_coroutine(odd.method)
         assert server.is_coroutine(odd)
-    assert len(server._colours) == 3
-    hooks: list[Callable[..., None]] = [lambda *_: None for _ in range(2 * MAX_COLOURS)]
-    assert not any(server.is_coroutine(hook) for hook in hooks)
-    assert len(server._colours) <= MAX_COLOURS
+    assert len(server.coroutine_hooks) == 3
+    for _ in range(2 * MAX_KNOWN):
+
+        async def another(*_: object) -> None: ...
+
+        assert server.is_coroutine(another)
+    assert len(server.coroutine_hooks) == MAX_KNOWN
+
+
+def test_a_runtime_without_coroutines_takes_no_coroutine_functions() -> None:
+    class Plain(ScriptedServer):
+        coroutines = False
+
+    class Resolver:
+        async def reverse(self, ip: str, /) -> list[str]:
+            return [ip]
+
+    with pytest.raises(TypeError, match="on_data is a coroutine function"):
+        Plain(on_data=coroutine_hook)
+    with pytest.raises(TypeError, match="resolver is a coroutine function"):
+        Plain(resolver=Resolver())
+    assert not Plain(on_data=plain).is_coroutine(coroutine_hook)
+
+
+def test_a_hook_may_be_set_at_any_time_and_is_asked_from_the_next_connection_on() -> None:
+    server = ScriptedServer()
+    before = begun(server)
+    server.on_vrfy = coroutine_hook
+    after = begun(server)
+    assert not before.asks
+    assert [kind.__name__ for kind in after.asks] == ["VerifyRequested"]
+    assert begun(server).asks is after.asks
 
 
 # --- events -----------------------------------------------------------------------------------------
 
 
 def test_listeners_are_called_in_order_until_they_are_taken_off() -> None:
-    server, heard = ServerCore(), list[str]()
+    server, heard = ScriptedServer(), list[str]()
 
     def first(what: str) -> None:
         heard.append("first " + what)
@@ -100,14 +127,14 @@ def test_listeners_are_called_in_order_until_they_are_taken_off() -> None:
 
 
 def test_there_are_four_events() -> None:
-    server = ServerCore()
+    server = ScriptedServer()
     for call in (server.on, server.once, server.off):
         with pytest.raises(ValueError, match="no event 'end'; there are listening, close, connect, error"):
             call("end", print)
 
 
 def test_a_listener_that_raises_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
-    server, heard = ServerCore(), list[int]()
+    server, heard = ScriptedServer(), list[int]()
 
     def broken() -> None:
         raise KeyError("x")
@@ -131,18 +158,17 @@ def test_a_listener_that_raises_is_logged_and_the_others_are_called(caplog: pyte
 def test_errors_are_logged_with_a_traceback_where_there_is_a_program_to_look_at(
     error: Exception, stage: str, traceback: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server, heard = ServerCore(), list[Any]()
+    server, heard = ScriptedServer(), list[Any]()
     server.on("error", lambda *args: heard.append(args))
-    serving = begun(server)
-    assert serving is not None
-    server.report(error, stage, serving.session)
+    connection = begun(server)
+    server.report(error, stage, connection.session)
     server.report(error, stage, None, "192.0.2.9")
     assert heard == [
-        (error, {"stage": stage, "session": serving.session, "remote_address": "192.0.2.1"}),
+        (error, {"stage": stage, "session": connection.session, "remote_address": "192.0.2.1"}),
         (error, {"stage": stage, "session": None, "remote_address": "192.0.2.9"}),
     ]
     assert all(bool(record.exc_info) == traceback for record in caplog.records if record.levelname == "ERROR")
-    assert f"{serving.session.id} [192.0.2.1]: {stage}: {type(error).__name__}: x" in caplog.text
+    assert f"{connection.session.id} [192.0.2.1]: {stage}: {type(error).__name__}: x" in caplog.text
     assert f"- [192.0.2.9]: {stage}" in caplog.text
 
 
@@ -150,45 +176,38 @@ def test_errors_are_logged_with_a_traceback_where_there_is_a_program_to_look_at(
 
 
 def test_connections_are_counted_in_and_out_once() -> None:
-    server = ServerCore(max_clients=2)
+    server = ScriptedServer(max_clients=2)
     first, second, third = begun(server), begun(server), begun(server)
-    assert first is not None
-    assert second is not None
-    assert third is not None
     assert [each.counted for each in (first, second, third)] == [True, True, False]
     assert server.connections == {first.session, second.session, third.session}
-    server.closed(first, "quit")
-    server.closed(first, "aborted")
-    server.closed(third, "refused")
+    server.closed(first.session, "quit", counted=True)
+    server.closed(first.session, "aborted", counted=True)
+    server.closed(third.session, "refused", counted=False)
     assert (server._clients, server._refusing) == (1, 0)
     fourth, fifth = begun(server), begun(server)
-    assert fourth is not None
-    assert fifth is not None
     assert [each.counted for each in (fourth, fifth)] == [True, False]
 
 
 def test_under_implicit_tls_only_so_many_refusals_are_pending() -> None:
-    server = ServerCore(max_clients=2, secure=True)
+    server = ScriptedServer(max_clients=2, secure=True)
     begun_ones = [begun(server) for _ in range(6)]
     assert [each and each.counted for each in begun_ones] == [True, True, False, False, None, None]
-    assert begun_ones[2]
-    server.closed(begun_ones[2], "refused")
+    server.closed(begun_ones[2].session, "refused", counted=False)
     assert begun(server)
     assert begun(server) is None
-    plain_server = ServerCore(max_clients=1, secure=True, secured=True)
+    plain_server = ScriptedServer(max_clients=1, secure=True, secured=True)
     assert all(begun(plain_server) for _ in range(5))
 
 
 def test_a_refused_proxy_header_is_an_error_of_that_stage() -> None:
-    server, stages = ServerCore(use_proxy=True), list[str]()
+    server, stages = ScriptedServer(use_proxy=True), list[str]()
 
     def note(_: BaseException, info: dict[str, Any]) -> None:
         stages.append(info["stage"])
 
     server.on("error", note)
-    serving = begun(server)
-    assert serving is not None
-    server.closed(serving, "PROXY header refused: no PROXY header")
+    connection = begun(server)
+    server.closed(connection.session, "PROXY header refused: no PROXY header", counted=True)
     assert stages == ["proxy"]
 
 
@@ -196,13 +215,12 @@ def test_ids_are_sixteen_characters_and_may_be_brought_along() -> None:
     ids = {new_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(re.fullmatch("[0-9a-v]{16}", each) for each in ids)
-    serving = ServerCore().begin(("", 0), ("", 0), lambda: 0.0, "mine")
-    assert serving is not None
-    assert serving.session.id == "mine"
+    connection = ScriptedServer().begin(None, ("", 0), ("", 0), lambda: 0.0, "mine")
+    assert connection.session.id == "mine"
 
 
 def test_cram_md5_is_given_entropy() -> None:
-    assert begun(ServerCore(auth_methods=["CRAM-MD5"]))
+    assert begun(ScriptedServer(auth_methods=["CRAM-MD5"]))
 
 
 @pytest.mark.parametrize(
@@ -230,10 +248,10 @@ def test_the_resolver_of_the_options_replaces_the_system_s() -> None:
             return [f"host-{ip}"]
 
     resolver = Resolver()
-    assert ServerCore(resolver=resolver).resolve("192.0.2.1") == ["host-192.0.2.1"]
-    assert ServerCore().resolve("127.0.0.1")
+    assert ScriptedServer(resolver=resolver).resolve("192.0.2.1") == ["host-192.0.2.1"]
+    assert ScriptedServer().resolve("127.0.0.1")
     with pytest.raises(OSError, match=r"."):
-        ServerCore().resolve("192.0.2.1.invalid")
+        ScriptedServer().resolve("192.0.2.1.invalid")
 
 
 @pytest.mark.parametrize(
@@ -249,20 +267,19 @@ def test_the_resolver_of_the_options_replaces_the_system_s() -> None:
         (["a b"], ""),
         (["a\n"], ""),
         (["é.test"], ""),
-        (Failed(OSError("no such host")), ""),
-        (Outcome.TIMED_OUT, ""),
+        (OSError("no such host"), ""),
+        (TimeoutError(), ""),
     ],
 )
 def test_a_name_is_used_if_it_can_stand_in_a_reply_and_a_log(result: object, name: str) -> None:
-    assert ServerCore().checked_name("192.0.2.1", result) == name
+    assert ScriptedServer().checked_name("192.0.2.1", result) == name
 
 
 def test_a_client_is_announced_with_what_is_known_of_it() -> None:
-    server, heard = ServerCore(), list[dict[str, Any]]()
+    server, heard = ScriptedServer(), list[dict[str, Any]]()
     server.on("connect", heard.append)
-    serving = begun(server)
-    assert serving is not None
-    server.connected(serving.session)
+    connection = begun(server)
+    server.connected(connection.session)
     assert heard[0]["remote_port"] == 4321
 
 
@@ -270,10 +287,10 @@ def test_a_client_is_announced_with_what_is_known_of_it() -> None:
 
 
 def test_contexts_are_made_once_and_updated_in_place(caplog: pytest.LogCaptureFixture) -> None:
-    assert ServerCore().contexts.available
+    assert ScriptedServer().contexts.available
     assert "self-signed certificate" in caplog.text
     pair = trustme.CA().issue_cert("mx.test").private_key_and_cert_chain_pem.bytes()
-    server = ServerCore(cert=pair)
+    server = ScriptedServer(cert=pair)
     contexts = server.contexts
     assert server.contexts is contexts
     server.update_secure_context(min_version="TLSv1.3")
@@ -285,7 +302,7 @@ def test_contexts_are_made_once_and_updated_in_place(caplog: pytest.LogCaptureFi
 def test_a_server_behind_a_tls_proxy_is_not_warned_of_its_certificate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ServerCore(secured=True).prepare()
+    ScriptedServer(secured=True).prepare()
     assert not caplog.records
 
 
@@ -294,19 +311,19 @@ def test_options_that_need_tls_are_refused_without_it(name: str, monkeypatch: py
     monkeypatch.setitem(sys.modules, "cryptography", None)
     needs: dict[str, Any] = {name: True, "name": "without-cryptography.test"}
     with pytest.raises(ConfigurationError, match=f"{name}=True needs TLS"):
-        ServerCore(**needs).prepare()
-    ServerCore(**needs, secured=True).prepare()
+        ScriptedServer(**needs).prepare()
+    ScriptedServer(**needs, secured=True).prepare()
 
 
 def test_without_tls_and_the_need_for_it_a_server_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    server = ServerCore(name="without-cryptography.test")
+    server = ScriptedServer(name="without-cryptography.test")
     server.prepare()
     assert not server.contexts.available
 
 
 def test_what_is_wide_open_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    server = ServerCore(use_proxy=True, use_xclient=["192.0.2.1"], use_xforward=True, secured=True)
+    server = ScriptedServer(use_proxy=True, use_xclient=["192.0.2.1"], use_xforward=True, secured=True)
     for _ in range(3):
         server.prepare()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

@@ -8,37 +8,40 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from smtpproto import IncomingMessage, Options
-from smtpproto_server import AsyncStream, MessageBody, Outcome, Stream, StreamAborted
+from smtpproto_server import AsyncStream, Stream, StreamAborted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-
-PLAIN, COLOURED = False, True
+    from smtpproto_server import MessageStream
 
 
 class Read:
-    """A stream of either colour over given chunks, read in plain words."""
+    """A stream of either kind over given chunks, read in plain words. It is its own source."""
 
-    def __init__(self, coloured: bool, *chunks: bytes | BaseException) -> None:
-        self.body = MessageBody(IncomingMessage(Options(size=10)))
-        self.left = list(chunks)
-        self.stream: Any = (
-            AsyncStream(self.body, self.pull_async, lambda _: None)
-            if coloured
-            else Stream(self.body, self.pull)
-        )
-        self.coloured = coloured
+    def __init__(self, coroutine: bool, *chunks: bytes | BaseException) -> None:
+        self.message: IncomingMessage = IncomingMessage(Options(size=10))
+        self.left: list[bytes | BaseException] = list(chunks)
+        self.stream: Any = (AsyncStream if coroutine else Stream)(self, self.message)
+        self.coroutine: bool = coroutine
+        self.claims: list[MessageStream] = []
 
-    def pull(self) -> bytes:
+    def in_hook(self) -> bool:
+        return False
+
+    def read_plainly(self, stream: Stream) -> bytes:
+        assert stream is self.stream
         chunk = self.left.pop(0) if self.left else b""
         if isinstance(chunk, BaseException):
             raise chunk
         return chunk
 
-    async def pull_async(self, body: MessageBody) -> bytes:
-        assert body is self.body
-        return self.pull()
+    async def read_elsewhere(self, stream: Any) -> bytes:
+        return self.read_plainly(stream)
+
+    def claim(self, stream: MessageStream) -> bool:
+        self.claims.append(stream)
+        return True
 
     def read(self, *n: int) -> bytes:
         return self.run(lambda: self.stream.read(*n))
@@ -47,62 +50,62 @@ class Read:
         async def collect() -> list[bytes]:
             return [chunk async for chunk in self.stream]
 
-        return asyncio.run(collect()) if self.coloured else list(self.stream)
+        return asyncio.run(collect()) if self.coroutine else list(self.stream)
 
     def run(self, function: Callable[[], Any]) -> bytes:
         async def wait(awaitable: Awaitable[bytes]) -> bytes:
             return await awaitable
 
-        result: bytes = asyncio.run(wait(function())) if self.coloured else function()
+        result: bytes = asyncio.run(wait(function())) if self.coroutine else function()
         return result
 
 
-coloured = pytest.mark.parametrize("coloured", [False, True], ids=["plain", "coroutine"])
+both = pytest.mark.parametrize("coroutine", [False, True], ids=["plain", "coroutine"])
 
 
-@coloured
-def test_iterating_hands_out_chunks_as_they_come(coloured: bool) -> None:
-    read = Read(coloured, b"one", b"two")
+@both
+def test_iterating_hands_out_chunks_as_they_come(coroutine: bool) -> None:
+    read = Read(coroutine, b"one", b"two")
     assert read.all() == [b"one", b"two"]
     assert read.all() == []
 
 
-@coloured
-def test_read_gives_all_there_is(coloured: bool) -> None:
-    read = Read(coloured, b"one", b"two")
+@both
+def test_read_gives_all_there_is(coroutine: bool) -> None:
+    read = Read(coroutine, b"one", b"two")
     assert read.read() == b"onetwo"
     assert read.read() == b""
     assert read.read(5) == b""
 
 
-@coloured
-def test_read_n_gives_at_most_n_and_keeps_the_rest(coloured: bool) -> None:
-    read = Read(coloured, b"abcdefg", b"hi")
+@both
+def test_read_n_gives_at_most_n_and_keeps_the_rest(coroutine: bool) -> None:
+    read = Read(coroutine, b"abcdefg", b"hi")
     assert [read.read(3), read.read(0), read.read(2), read.read(9), read.read(9), read.read(9)] == [
         b"abc", b"", b"de", b"fg", b"hi", b"",
     ]  # fmt: skip
 
 
-@coloured
-def test_read_0_waits_for_nothing(coloured: bool) -> None:
-    read = Read(coloured, b"abc")
+@both
+def test_read_0_waits_for_nothing(coroutine: bool) -> None:
+    read = Read(coroutine, b"abc")
     assert read.read(0) == b""
     assert read.left == [b"abc"]
 
 
-@coloured
-def test_reading_all_and_iterating_begin_with_the_rest(coloured: bool) -> None:
-    read = Read(coloured, b"abcdefg", b"hi", b"jk")
+@both
+def test_reading_all_and_iterating_begin_with_the_rest(coroutine: bool) -> None:
+    read = Read(coroutine, b"abcdefg", b"hi", b"jk")
     assert read.read(3) == b"abc"
     assert read.read() == b"defghijk"
-    read = Read(coloured, b"abcdefg", b"hi", b"jk")
+    read = Read(coroutine, b"abcdefg", b"hi", b"jk")
     assert read.read(3) == b"abc"
     assert read.all() == [b"defg", b"hi", b"jk"]
 
 
-@coloured
-def test_reading_octet_by_octet_is_linear(coloured: bool) -> None:
-    read = Read(coloured, b"x" * 65536)
+@both
+def test_reading_octet_by_octet_is_linear(coroutine: bool) -> None:
+    read = Read(coroutine, b"x" * 65536)
     rests = set[int]()
     for _ in range(100):
         read.read(1)
@@ -110,94 +113,95 @@ def test_reading_octet_by_octet_is_linear(coloured: bool) -> None:
     assert len(rests) == 1  # the chunk is not copied for what is left of it
 
 
-@coloured
+@both
 @pytest.mark.parametrize("reason", ["connection_lost", "timeout", "shutdown", "bare_newline"])
-def test_an_aborted_stream_raises_and_goes_on_raising(coloured: bool, reason: str) -> None:
-    read = Read(coloured, b"one")
+def test_an_aborted_stream_raises_and_goes_on_raising(coroutine: bool, reason: str) -> None:
+    read = Read(coroutine, b"one")
     assert read.read(9) == b"one"
-    read.body.aborted = reason
+    read.stream.abort(reason)
     for call in (lambda: read.read(9), read.read, read.all):
         with pytest.raises(StreamAborted) as raised:
             call()
         assert raised.value.reason == str(raised.value) == reason
 
 
-@coloured
-def test_a_stream_that_is_aborted_while_it_waits_raises(coloured: bool) -> None:
-    read = Read(coloured)
-    body = read.body
+@both
+def test_a_stream_that_is_aborted_while_it_waits_raises(coroutine: bool) -> None:
+    read = Read(coroutine)
 
-    def abort() -> bytes:
-        body.aborted = "timeout"
-        return b""
+    class Aborting(list[Any]):
+        def __bool__(self) -> bool:
+            read.stream.abort("timeout")
+            return False
 
-    async def abort_async(_body: MessageBody) -> bytes:
-        return abort()
-
-    read.stream._pull = abort_async if coloured else abort
+    read.left = Aborting()
     with pytest.raises(StreamAborted, match="timeout"):
         read.all()
 
 
-@coloured
-def test_a_stream_is_not_to_be_used_behind_its_hook(coloured: bool) -> None:
-    read = Read(coloured, b"one")
-    read.body.ended = True
+@both
+def test_a_stream_is_not_to_be_used_behind_its_hook(coroutine: bool) -> None:
+    read = Read(coroutine, b"one")
+    read.stream.ended = True
     with pytest.raises(RuntimeError, match="on_data, which has returned"):
         read.read(1)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "reason"),
-    [(Outcome.LOST, "connection_lost"), (Outcome.TIMED_OUT, "timeout"), (Outcome.STOPPED, "shutdown")],
-)
-@coloured
+@pytest.mark.parametrize("reason", ["connection_lost", "timeout", "shutdown"])
+@both
 def test_a_hook_that_was_given_up_is_told_why_and_never_that_this_is_the_end(
-    coloured: bool, outcome: Outcome, reason: str
+    coroutine: bool, reason: str
 ) -> None:
-    read = Read(coloured, b"one")
-    read.body.give_up(outcome)
-    read.body.ended = True
+    read = Read(coroutine, b"one")
+    assert not read.stream.given_up
+    read.stream.abort(reason)
+    assert read.stream.given_up
+    read.stream.ended = True
     with pytest.raises(StreamAborted, match=reason):
         read.read(1)
-    read.body.give_up(Outcome.LOST if outcome is Outcome.STOPPED else Outcome.STOPPED)
-    assert read.body.aborted == reason
+    read.stream.abort("another")
+    assert read.stream.aborted == reason
+
+
+@both
+def test_a_claim_is_the_connections_to_give(coroutine: bool) -> None:
+    read = Read(coroutine)
+    assert read.stream.claim()
+    assert read.claims == [read.stream]
 
 
 def test_a_plain_hook_that_is_given_up_while_it_asks_is_told_why() -> None:
-    read = Read(PLAIN, RuntimeError("too late"))
+    class Late(Read):
+        def read_plainly(self, stream: Stream) -> bytes:
+            stream.abort("shutdown")
+            raise RuntimeError("too late")
 
-    def give_up() -> bytes:
-        read.body.give_up(Outcome.STOPPED)
-        return read.pull()
-
-    read.stream._pull = give_up
     with pytest.raises(StreamAborted, match="shutdown"):
-        read.read(1)
+        Late(coroutine=False).read(1)
     with pytest.raises(RuntimeError, match="too late"):
-        Read(PLAIN, RuntimeError("too late")).read(1)
+        Read(False, RuntimeError("too late")).read(1)
 
 
-@coloured
-def test_an_interrupted_read_loses_nothing(coloured: bool) -> None:
-    read = Read(coloured, b"one", b"two", asyncio.CancelledError(), b"three")
+@both
+def test_an_interrupted_read_loses_nothing(coroutine: bool) -> None:
+    read = Read(coroutine, b"one", b"two", asyncio.CancelledError(), b"three")
     with pytest.raises(asyncio.CancelledError):
         read.read()
     assert read.read() == b"onetwothree"
 
 
-@coloured
-def test_a_read_that_fails_keeps_nothing(coloured: bool) -> None:
-    read = Read(coloured, b"one", OSError("x"))
+@both
+def test_a_read_that_fails_keeps_nothing(coroutine: bool) -> None:
+    read = Read(coroutine, b"one", OSError("x"))
     with pytest.raises(OSError, match="x"):
         read.read()
     assert read.read() == b""
 
 
-@coloured
-def test_the_facts_of_the_message_are_live(coloured: bool) -> None:
-    read = Read(coloured)
-    message, stream = read.body.message, read.stream
+@both
+def test_the_facts_of_the_message_are_live(coroutine: bool) -> None:
+    read = Read(coroutine)
+    message, stream = read.message, read.stream
     assert (stream.byte_length, stream.size_exceeded, stream.complete, stream.refusal) == (
         0,
         False,

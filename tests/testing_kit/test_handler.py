@@ -412,6 +412,49 @@ def test_two_faults_of_a_kind_have_tests_of_different_names() -> None:
     ]  # fmt: skip
 
 
+async def end_in(error: type[BaseException]) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, SystemExit, asyncio.CancelledError, BaseException])
+def test_a_hook_that_ends_in_whatever_is_no_reject_is_found(error: type[BaseException]) -> None:
+    class Plain:
+        def on_mail_from(self, *_: object) -> None:
+            raise error
+
+    class AtOnce:
+        async def on_rcpt_to(self, *_: object) -> None:
+            raise error
+
+    class Later:
+        async def on_data(self, *_: object) -> None:
+            await end_in(error)
+
+    class Last:
+        async def on_close(self, *_: object) -> None:
+            await end_in(error)
+
+    said = ("EHLO c.test", "MAIL FROM:<>", "RCPT TO:<b@y.test>", "DATA", b"a\r\n.\r\n")
+    for handler, hook in (
+        (Plain, "on_mail_from"),
+        (AtOnce, "on_rcpt_to"),
+        (Later, "on_data"),
+        (Last, "on_close"),
+    ):
+        with pytest.raises(HandlerFault, match=rf"^raises: {hook} raised (asyncio.*\.)?{error.__name__}"):
+            check_handler(handler, *said)
+
+
+def test_a_hook_that_lets_its_cancellation_through_is_found_as_one_that_hangs() -> None:
+    class Sleeps:
+        async def on_mail_from(self, *_: object) -> None:
+            await asyncio.sleep(60)
+
+    with pytest.raises(HandlerFault, match=r"^hangs: on_mail_from took longer"):
+        check_handler(Sleeps, "EHLO c.test", "MAIL FROM:<>", options=with_option(hook_timeout=0.05))
+
+
 def test_a_fault_that_is_known_is_not_found_again() -> None:
     said = ("EHLO c.test", "MAIL FROM:<>")
     with Trial(NullSender, None, None, ()) as trial:
@@ -577,10 +620,10 @@ def test_mails_tell_what_became_of_them() -> None:
 
 
 def test_a_fault_of_the_server_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connected(_server: object, _session: object) -> None:
+    def wait_for_client(_driver: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("smtpproto_server.ServerCore.connected", connected)
+    monkeypatch.setattr("smtpproto_server.Driver._wait_for_client", wait_for_client)
     with pytest.raises(HandlerFault, match=r"^server: the server failed with ZeroDivisionError"):
         check_handler(Nothing, "EHLO c.test")
 
@@ -774,6 +817,10 @@ class Hopeless:
     def on_helo(self, *_):
         assert False
 
+class Exits:
+    async def on_mail_from(self, address, session):
+        raise GeneratorExit
+
 nothing = object()
 """
 
@@ -801,6 +848,13 @@ def test_the_command_finds_with_one_session_what_fails_in_every_one(
     found = capsys.readouterr()
     assert found.err == "raises: on_helo raised AssertionError\n1 fault found\n"
     assert "\ndef test_on_helo_raises() -> None:\n    check_handler(\n        Hopeless,\n" in found.out
+
+
+def test_the_command_finds_a_hook_that_ends_in_generator_exit(
+    in_folder: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_folder("Exits", "--examples", "20") == 1
+    assert capsys.readouterr().err == "raises: on_mail_from raised GeneratorExit\n1 fault found\n"
 
 
 def test_the_command_writes_a_line_for_people_and_a_test_for_each_fault(

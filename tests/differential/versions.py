@@ -1,0 +1,87 @@
+# The packages twice in one process: as they are today, and as a commit of the repository's history has them.
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["NotInHistory", "Version", "earlier", "today"]
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGES: Final = ("smtpproto", "smtpproto_server")
+
+
+class NotInHistory(Exception):  # noqa: N818 - says what is the case
+    """The commit is no ancestor of this state, or the clone has no history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The two packages of one state."""
+
+    name: str
+    smtpproto: Any
+    smtpproto_server: Any
+
+
+def today() -> Version:
+    """The packages that everybody imports."""
+    return Version("today", *(importlib.import_module(name) for name in PACKAGES))
+
+
+def earlier(commit: str) -> Version:
+    """The packages of a commit; raises NotInHistory."""
+    with tempfile.TemporaryDirectory() as folder:
+        _take_out(commit, Path(folder))
+        with _set_aside(), _found_first([folder, str(Path(folder, "adapters"))]):
+            return Version(commit, *(importlib.import_module(name) for name in PACKAGES))
+
+
+def _take_out(commit: str, folder: Path) -> None:
+    ancestor = ["git", "merge-base", "--is-ancestor", commit, "HEAD"]
+    if subprocess.run(ancestor, cwd=ROOT, check=False, capture_output=True).returncode != 0:
+        raise NotInHistory(commit)
+    archive = ["git", "archive", commit, "smtpproto", "adapters/smtpproto_server"]
+    packed = subprocess.run(archive, cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=BytesIO(packed)) as archived:
+        archived.extractall(folder, filter="data")
+
+
+@contextlib.contextmanager
+def _set_aside() -> Generator[None]:
+    """Nothing of the packages has been imported yet; afterwards what was imported before."""
+    kept = {name: sys.modules.pop(name) for name in _imported()}
+    try:
+        yield
+    finally:
+        for name in _imported():
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+def _imported() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+
+
+@contextlib.contextmanager
+def _found_first(folders: list[str]) -> Generator[None]:
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path[:0] = folders
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+        sys.dont_write_bytecode = writes
