@@ -40,7 +40,7 @@ class Play(Protocol):
         """What comes of a hook, and how."""
         ...
 
-    def outside(self) -> None:
+    def outside(self) -> bool:
         """Something comes from outside while the hook is on the stack."""
         ...
 
@@ -75,8 +75,6 @@ class Server(ServerCore):
     """A server whose TLS is made of markers, and whose log is looked at."""
 
     play: Play
-    makes: ClassVar[Callable[..., Any]]
-    """Makes a connection; the module of the driver says so."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -84,7 +82,10 @@ class Server(ServerCore):
         self.log = logging.Logger("smtpproto", logging.DEBUG)  # noqa: LOG001
         self.log.addHandler(_Listening())
         self.reported: list[tuple[BaseException, str]] = []
-        self.on("error", lambda error, info: self.reported.append((error, info["stage"])))
+        self.on("error", self._note)
+
+    def _note(self, error: BaseException, info: dict[str, Any]) -> None:
+        self.reported.append((error, info["stage"]))
 
     def forget(self) -> None:
         """Begin anew, whatever a run that failed has left."""
@@ -94,11 +95,8 @@ class Server(ServerCore):
         self._clients = self._refusing = 0
 
     @property
-    def driver(self) -> Any:  # type: ignore[override]
-        return Server.makes
-
-    @property
     def contexts(self) -> Any:
+        """TLS made of markers."""
         return CONTEXTS
 
 
@@ -110,7 +108,13 @@ class ThreadedServer(Server):
 
 # --- what hooks do ------------------------------------------------------------------------------------
 
-RAISED: Final = (ValueError(SAID_BY_HOOK), Failing(SAID_BY_HOOK), GeneratorExit(), StopIteration(), Reject(451))
+RAISED: Final = (
+    ValueError(SAID_BY_HOOK),
+    Failing(SAID_BY_HOOK),
+    GeneratorExit(),
+    StopIteration(),
+    Reject(451),
+)
 NO: Final = (Reject(), Reject(421), Reject(text="no\r\n2.6.0 no"), object(), *RAISED)
 RESULTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "on_auth": (True, True, True, Accept(user="u"), "u", None, False, Challenge(b"more"), *NO),
@@ -230,11 +234,14 @@ def servers() -> list[Server]:
     made = [_server(Server, coroutine_hook, each) for each in given]
     made += [_server(Server, plain_hook, each) for each in (*given[:2], given[6], given[13])]
     made += [_server(ThreadedServer, plain_hook, each) for each in given]
-    made += [Server(Options(**EVERY)), Server(Options(**EVERY | {"secure": True}))]
+    made += [Server(Options(**EVERY)), Server(Options(**EVERY, secure=True))]
     return made
 
 
 def _server(kind: type[Server], hook: Callable[[str], Any], given: Mapping[str, Any]) -> Server:
-    options = dict(given)
-    names = (*HOOKS, *MORE_HOOKS) if options.pop("more", False) else HOOKS
-    return kind(Options(**EVERY | {name: hook(name) for name in names} | {"resolver": _Names(hook)} | options))
+    chosen = dict(given)
+    names = (*HOOKS, *MORE_HOOKS) if chosen.pop("more", False) else HOOKS
+    every = dict(EVERY)
+    every.update({name: hook(name) for name in names}, resolver=_Names(hook))
+    every.update(chosen)
+    return kind(Options(**every))

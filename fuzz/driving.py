@@ -35,7 +35,7 @@ LARGE: Final = 255  # in the place of a size
 STRETCH: Final = re.compile(rb"(?s)\xfe(.)")  # many lines, without an input as long
 SERVERS: Final = servers()
 PLAIN: Final = (0, 11, 15, 19, 30)
-"""Where EHLO and two deliveries are in order: coroutine hooks, the same without limits, threads, no coroutines."""
+"""Where two deliveries are in order: coroutine hooks, the same without limits, threads, no coroutines."""
 
 
 def target(data: bytes) -> None:
@@ -97,8 +97,8 @@ class Fake(Driver):
     """A connection whose runtime does what a script says."""
 
     __slots__ = (
-        "cancel_due", "claimed", "ended", "message", "over_", "parted", "poked", "recipients", "script", "short",
-        "task", "trap", "when",
+        "cancel_due", "claimed", "ended", "message", "over_", "parted", "poked", "recipients", "script",
+        "short", "task", "trap", "when",
     )  # fmt: skip
 
     def __init__(
@@ -218,7 +218,7 @@ def _nothing() -> None:
     """A reader looks again at each step."""
 
 
-Server.makes = Fake
+Server.driver = Fake
 
 
 class Script:
@@ -283,7 +283,9 @@ class Script:
     def run(self) -> None:
         LOGGED.clear()
         self.server.forget()
-        driver = self.driver = self.server.begin(None, ("192.0.2.25", 25), ("192.0.2.1", 4321), lambda: self.now)
+        driver = self.driver = self.server.begin(
+            None, ("192.0.2.25", 25), ("192.0.2.1", 4321), lambda: self.now
+        )
         driver.running = True
         if next(self.outsides) & 8:
             self.outside()
@@ -323,7 +325,9 @@ class Script:
         assert not (waits is Wait.CLIENT and driver.held), "it waits for the client, and does not read"
         assert driver.when < NEVER or not options.socket_timeout, "it waits without a limit"
         # In a TLS handshake the client is waited for all the same.
-        assert not driver.full or waits in _WITH_ROOM or type(driver.asked) in _HANDSHAKES, "no room, and no wait"
+        assert not driver.full or waits in _WITH_ROOM or type(driver.asked) in _HANDSHAKES, (
+            "no room, and no wait"
+        )
 
     def outside(self) -> bool:
         """What the input has come from outside now; False if nothing."""
@@ -368,8 +372,6 @@ class Script:
         return True
 
     def _too_early(self) -> bool:
-        if self.driver.running:
-            return False
         self.driver.expired()
         return True
 
@@ -389,9 +391,7 @@ class Script:
             driver.room()
         elif driver.cancel_due and self._cancel():
             pass
-        elif driver.trap is not None or (driver.task is not None and driver._hook_works()):
-            self._step_hook()
-        elif self._task_reads():
+        elif self._hook_can_go_on():
             self._step_hook()
         elif not self._receive():
             assert self._later(), f"nothing comes of {driver.waits}"
@@ -400,9 +400,12 @@ class Script:
         driver = self.driver
         return driver.trap if isinstance(driver.trap, Task) else driver.task
 
-    def _task_reads(self) -> bool:
-        """Somebody reads for the hook, and it is there."""
-        stream = self.driver.stream
+    def _hook_can_go_on(self) -> bool:
+        """It waits for the runtime; or somebody reads for it, and the piece is there."""
+        driver = self.driver
+        if driver.trap is not None or (driver.task is not None and driver._hook_works()):
+            return True
+        stream = driver.stream
         waits = self._awaited_thread() is not None
         return waits and (stream is None or stream.content is not None or stream.aborted is not None
                           or stream.message.complete or stream.message.has_bare_newline)  # fmt: skip
@@ -480,7 +483,11 @@ class Script:
 
 
 def _accepted(message: Any, stream: Any, result: Any, recipients: int) -> int:
-    if not message.complete or message.refusal is not None or (stream is not None and stream.aborted is not None):
+    if (
+        not message.complete
+        or message.refusal is not None
+        or (stream is not None and stream.aborted is not None)
+    ):
         return 0
     if isinstance(result, list | tuple):
         results = cast("Sequence[Any]", result)

@@ -37,16 +37,20 @@ class Channel:
 
     @property
     def pending(self) -> int:
+        """Octets that were not read yet."""
         return len(self._in)
 
     def receive(self, raw: bytes) -> None:
+        """Octets of the client."""
         if not self.closed:
             self._in += raw
 
     def receive_eof(self) -> None:
+        """The end of them."""
         self.ended = True
 
     def handshake(self) -> bool:
+        """True when it is done."""
         if self._in.startswith(HELLO):
             self._in = self._in[len(HELLO) :]
             self.shaken = True
@@ -59,6 +63,7 @@ class Channel:
         return False
 
     def read(self) -> bytes:
+        """What the client has said."""
         if self._in.startswith(BROKEN):
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "a broken record")
         clear, alert, rest = self._in.partition(ALERT)
@@ -71,16 +76,19 @@ class Channel:
         return sound
 
     def write(self, data: bytes) -> None:
+        """What the server says."""
         self._out += decrypted(data)
 
     def outgoing(self) -> bytes:
+        """What is to be sent."""
         out, self._out = self._out, b""
         return out
 
     def close(self) -> None:
-        pass
+        """The goodbye, which is left out."""
 
     def details(self) -> TlsDetails:
+        """What the session is told."""
         return _DETAILS
 
 
@@ -94,6 +102,7 @@ class Contexts:
         self.last: Channel | None = None
 
     def channel(self) -> Channel:
+        """For a new connection."""
         self.last = Channel()
         return self.last
 

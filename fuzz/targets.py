@@ -28,7 +28,9 @@ TARGETS: Final[Mapping[str, Target]] = {
     ),
     "script": Target(scripts.target, 50, "any calls in any order: each works or raises at once"),
     "driver": Target(
-        driving.target, 250, "any network, clock and hooks, at any time: no false 250, no secret shown, an end"
+        driving.target,
+        250,
+        "any network, clock and hooks, at any time: no false 250, no secret shown, an end",
     ),
     "login": Target(logins.target, 160, "any SASL exchange: one reply for a line, no login by itself"),
     "body": Target(bodies.target, 64, "any body: what comes out is what went in, less stuffed dots"),

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from smtpproto_server import Application, Driver
 
 from fuzz.playing import Play, insist_on_replies
 from fuzz.seeds import seeds
@@ -15,6 +14,7 @@ from smtpproto import Connection, Reject, State
 from smtpproto._body import BOUNDARIES, IncomingMessage, _Boundary, _Place
 from smtpproto._proxy import ProxyReader
 from smtpproto._sasl import Credentials
+from smtpproto_server import Application, Driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
