@@ -13,7 +13,7 @@ import math
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 import anyio.lowlevel
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anyio.lowlevel import EventLoopToken
 
     from smtpproto import Accept, Pending
-    from smtpproto_server import AsyncStream, Identity, Listener, Options, Place, Stream
+    from smtpproto_server import AsyncStream, Driver, Identity, Listener, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -319,7 +319,7 @@ class SMTPServer(ServerCore):
     leaving it is closed; when it is cancelled, its connections are too.
     """
 
-    driver: ClassVar[Callable[..., Connection]] = Connection
+    driver: type[Driver] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)

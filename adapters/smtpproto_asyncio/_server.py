@@ -15,7 +15,7 @@ from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPriv
 from concurrent.futures import Future
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from smtpproto_server import Driver, ServerCore, Threads, has_octets
 
@@ -382,7 +382,7 @@ READ_BUFFER: Final = 64 * 1024
 class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
-    driver: ClassVar[Callable[..., Connection]] = Connection
+    driver: type[Driver] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)

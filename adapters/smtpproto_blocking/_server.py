@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, MessageStream, Options, Place, Stream
+    from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -235,7 +235,7 @@ class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
     coroutines: ClassVar[bool] = False
-    driver: ClassVar[Callable[..., Connection]] = Connection
+    driver: type[Driver] = Connection
     threads: ClassVar[int] = THREADS
     """Connections that are served at a time when `max_clients` is None; more wait their turn."""
 

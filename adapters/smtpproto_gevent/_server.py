@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, MessageStream, Options, Place, Stream
+    from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -247,7 +247,7 @@ class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
     coroutines: ClassVar[bool] = False
-    driver: ClassVar[Callable[..., Connection]] = Connection
+    driver: type[Driver] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)

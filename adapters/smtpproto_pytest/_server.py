@@ -13,7 +13,7 @@ from smtpproto_kit import Running, runtime_named
 from smtpproto_pytest._faults import Script
 from smtpproto_pytest._message import Message
 from smtpproto_pytest._settings import HOST, certificates, options, proves
-from smtpproto_pytest._transcript import Recorded, transcript
+from smtpproto_pytest._transcript import recording, transcript
 
 if TYPE_CHECKING:
     import ssl
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from smtpproto_kit import Runtime
     from smtpproto_pytest._faults import Fault, Place
     from smtpproto_pytest._settings import Certificates, Tls
-    from smtpproto_server import ServerCore, Stream
+    from smtpproto_pytest._transcript import Log
+    from smtpproto_server import Driver, ServerCore, Stream
 
 __all__ = ["CapturingServer", "capturing"]
 
@@ -180,25 +181,17 @@ class _Box:
         self.script: Script = Script()
         self.messages: list[Message] = []
         self.arrival: threading.Condition = threading.Condition()
-        self.conversations: list[Recorded] = []
+        self.conversations: list[tuple[Driver, Log]] = []
         self._runtime: Runtime = runtime
-        self._server: ServerCore | None = None
 
     def record(self, server: ServerCore) -> None:
         """Remember what is said on each connection of this server."""
-        self._server = server
-
-        def connection(*args: Any, **facts: Any) -> Recorded:
-            recorded = Recorded(*args, **facts)
-            self.conversations.append(recorded)
-            return recorded
-
-        server.connection = connection
+        server.driver = recording(server.driver, self.conversations)
 
     def transcript(self) -> Iterator[str]:
-        for number, recorded in enumerate(list(self.conversations), 1):
+        for number, (_, log) in enumerate(list(self.conversations), 1):
             yield f"connection {number}:"
-            yield from (f"  {line}" for line in transcript(list(recorded.log)))
+            yield from (f"  {line}" for line in transcript(list(log)))
 
     # --- hooks, in the colour of the runtime --------------------------------------------------------
 
@@ -256,12 +249,10 @@ class _Box:
         return fault.reply
 
     def _drop(self, session: Session) -> None:
-        for peer in () if self._server is None else self._server.peers.copy():
-            if peer.serving.session is session:
-                peer.lost = True
-        for recorded in list(self.conversations):
-            if recorded.session is session:
-                recorded.hang_up()
+        for driver, log in list(self.conversations):
+            if driver.session is session:
+                driver.lost = driver.noted = True
+                log.hang_up()
 
 
 def _is_ours(error: BaseException, info: Mapping[str, Any]) -> bool:

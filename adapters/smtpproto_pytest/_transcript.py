@@ -9,12 +9,12 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto import Connection
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Recorded", "transcript"]
+    from smtpproto_server import Driver
+
+__all__ = ["Log", "recording", "transcript"]
 
 VERBS: Final = frozenset({
     "AUTH", "DATA", "EHLO", "EXPN", "HELO", "HELP", "LHLO", "MAIL", "NOOP", "QUIT", "RCPT", "RSET",
@@ -24,33 +24,39 @@ END: Final = b"\r\n.\r\n"
 HANGS_UP: Final = ("hangs up", b"")
 
 
-class Recorded(Connection):
-    """A connection that remembers the octets it takes and gives, in the clear."""
+class Log(list[tuple[str, bytes]]):
+    """Octets of a client ("C") and of the server ("S"), in order; HANGS_UP may be the last."""
 
-    def __init__(self, *args: Any, **facts: Any) -> None:
-        super().__init__(*args, **facts)
-        self.log: list[tuple[str, bytes]] = []
-        """Octets of the client ("C") and of the server ("S"), in order; HANGS_UP may be the last."""
-
-    def receive_data(self, data: bytes) -> None:
-        """Take in octets, and remember them."""
-        self._note("C", data)
-        super().receive_data(data)
-
-    def data_to_send(self) -> bytes:
-        """Give out octets, and remember them."""
-        data = super().data_to_send()
-        if data:
-            self._note("S", data)
-        return data
+    def note(self, who: str, octets: bytes) -> None:
+        """What is said after the server has hung up, the client never reads."""
+        if octets and self[-1:] != [HANGS_UP]:
+            self.append((who, octets))
 
     def hang_up(self) -> None:
-        """Remember that the server has hung up: what the core still says, the client never reads."""
-        self._note(*HANGS_UP)
+        """The server has hung up."""
+        self.append(HANGS_UP)
 
-    def _note(self, who: str, octets: bytes) -> None:
-        if self.log[-1:] != [HANGS_UP]:
-            self.log.append((who, octets))
+
+def recording(driver: type[Driver], logs: list[tuple[Driver, Log]]) -> type[Driver]:
+    """A class of connections that remember the octets they take and give, in the clear."""
+    kind: Any = driver
+
+    class Recorded(kind):  # type: ignore[misc] # the base is a runtime's class
+        def __init__(self, *args: Any) -> None:
+            self.log: Log = Log()
+            super().__init__(*args)
+            logs.append((self, self.log))
+
+        def receive_data(self, data: bytes) -> None:
+            self.log.note("C", data)
+            super().receive_data(data)
+
+        def data_to_send(self) -> bytes:
+            data: bytes = super().data_to_send()
+            self.log.note("S", data)
+            return data
+
+    return Recorded
 
 
 def transcript(log: Iterable[tuple[str, bytes]]) -> Iterator[str]:

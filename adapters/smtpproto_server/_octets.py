@@ -74,9 +74,7 @@ class Octets(Engine):
     def _flush(self) -> None:
         """Send the replies that are ready."""
         self.clocks.line_ends = NEVER  # a line was answered: if one is pending, it is another
-        out = self.out
-        octets = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
+        octets = self.data_to_send()
         if self.channel is not None:
             self.channel.write(octets)
             octets = self.channel.outgoing()

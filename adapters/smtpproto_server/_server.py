@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from smtpproto import (
     CommandReceived,
@@ -46,8 +46,8 @@ _QUESTION_OF: Final[Mapping[str, type[Event]]] = {
 class ServerCore(Application):
     """What every adapter's SMTPServer is: it adds waiting for sockets, and a connection of its own."""
 
-    driver: ClassVar[Callable[..., Driver]]
-    """Makes a connection: the runtime's subclass of Driver."""
+    driver: type[Driver]
+    """The class of its connections: the runtime's, or a subclass of that in a test."""
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         self.listeners: list[Listener] = []
@@ -175,7 +175,8 @@ class ServerCore(Application):
             "entropy": os.urandom(16) if "CRAM-MD5" in options.auth_methods else b"",
             "started": int(time.time()),
         }
-        driver = self.driver(self, sock, clock, facts)
+        kind: Any = self.driver
+        driver = kind(self, sock, clock, facts)
         if refused:
             driver.refuse()
             driver.counted = False
