@@ -306,7 +306,7 @@ class Engine(Core):
     def set_client_hostname(self, name: str) -> None:
         """Say what reverse DNS gave, before the ConnectRequested decision."""
         self.undisturbed = False
-        if not isinstance(self.asked, ConnectRequested):
+        if not isinstance(self.asked, ConnectRequested) or self.events:
             raise LocalProtocolError("set_client_hostname belongs before the decision on ConnectRequested")
         self.session.client_hostname = name.lower()
 

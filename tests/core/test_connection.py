@@ -256,6 +256,14 @@ def test_the_host_name_belongs_before_the_decision() -> None:
         connection.set_client_hostname("d.test")
 
 
+def test_the_host_name_belongs_after_the_question() -> None:
+    connection = made()
+    with pytest.raises(LocalProtocolError, match="belongs before the decision on ConnectRequested"):
+        connection.set_client_hostname("c.test")
+    events(connection)
+    connection.set_client_hostname("c.test")
+
+
 def test_a_host_name_cannot_add_a_line() -> None:
     connection = made()
     events(connection)
