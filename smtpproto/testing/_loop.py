@@ -390,10 +390,10 @@ class _PlainChannel:
     """What stands for a TlsChannel."""
 
     closed: Final = False
-    ended: Final = False
     pending: Final = 0
 
     def __init__(self) -> None:
+        self.ended: bool = False
         self._incoming: bytes = b""
         self._outgoing: bytes = b""
 
@@ -404,7 +404,8 @@ class _PlainChannel:
     def receive(self, raw: bytes) -> None:
         self._incoming += raw
 
-    def receive_eof(self) -> None: ...
+    def receive_eof(self) -> None:
+        self.ended = True
 
     def handshake(self) -> bool:
         return True

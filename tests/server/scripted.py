@@ -151,6 +151,7 @@ class Scripted(Driver):
     def apart(self, call: Callable[[], Any]) -> Any:
         if self.server.coroutines:
             return waiting(Asked((), call))
+        self.in_thread = True
         self._flush_due()
         self.due_call = call
         return None
