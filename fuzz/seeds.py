@@ -8,7 +8,8 @@ import re
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Final
 
-from fuzz import connection, hellos, logins, scripts, serving
+from fuzz import connection, driving, hellos, logins, scripts
+from fuzz.markers import HELLO
 from fuzz.playing import OPTIONS
 from fuzz.targets import TARGETS
 from smtpproto_kit._conversations import conversations
@@ -23,6 +24,7 @@ STARTTLS: Final = re.compile(rb"(?i)(STARTTLS\r\n)")
 PATH: Final = re.compile(rb"(?i)(?:MAIL|RCPT) ((FROM|TO):[^\r\n]*)")
 PARAMETERS: Final = re.compile(rb"(?i)(MAIL|RCPT) [^>\r\n]*>([^\r\n]+)")
 BODY: Final = re.compile(rb"(?s)DATA\r\n(.+)")
+DELIVERY: Final = b"EHLO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nDATA\r\nHello\r\n.\r\n"
 LONG_RUN: Final = re.compile(rb"(?s)(.)\1{300,}")
 
 
@@ -57,17 +59,42 @@ def _connections() -> Iterator[bytes]:
             yield bytes([row, 2 + 0x80 * (number % 2), number % 40, number % 7, 63]) + bytes(8) + octets
 
 
-def _loops() -> Iterator[bytes]:
+def _driven() -> Iterator[bytes]:
     for number, (octets, lmtp) in enumerate(_said()):
         rows = [
             i
-            for i, row in enumerate(serving.SERVERS)
+            for i, row in enumerate(driving.SERVERS)
             if row.options.lmtp == lmtp and not row.options.use_proxy
         ]
         row = rows[number % len(rows)]
-        hello = serving.HELLO if serving.SERVERS[row].options.secure else b""
-        shaken = STARTTLS.sub(rb"\1" + serving.HELLO, octets)
-        yield bytes([row, 255, 63]) + bytes(serving.HEADER - 3) + hello + shaken
+        hello = HELLO if driving.SERVERS[row].options.secure else b""
+        shaken = STARTTLS.sub(rb"\1" + HELLO, octets)
+        yield bytes([row, 255, 63]) + bytes(driving.HEADER - 3) + hello + shaken
+    yield from _moments()
+    yield from _floods()
+
+
+def _moments() -> Iterator[bytes]:
+    """Two deliveries, with everything that can come from outside at every moment of theirs."""
+    deliveries = DELIVERY + DELIVERY.replace(b"a@x", b"c@x") + b"QUIT\r\n"
+    for place in range(32):
+        for outside in driving.OUTSIDES:
+            outsides = [0] * 32
+            outsides[place] = outside
+            packed = bytes(one | two << 4 for one, two in zip(outsides[::2], outsides[1::2], strict=True))
+            for number, how in enumerate((1, 6, 9, 15, 3)):
+                row = driving.PLAIN[(place + outside + number) % len(driving.PLAIN)]
+                choices = [how << 4] * 16
+                choices[3] |= (place + number) % 16  # of on_data
+                yield bytes([row, (0, 25, 255)[place % 3], 63]) + packed + bytes(choices) + deliveries
+
+
+def _floods() -> Iterator[bytes]:
+    """More commands than may wait, while a hook is waited for."""
+    outsides = bytes(3) + bytes([driving.RECEIVE * 0x11] * 13)
+    for row in driving.PLAIN:
+        header = bytes([row, 22, driving.LARGE]) + outsides + b"\0" + b"\x30" * 15
+        yield header + b"EHLO c\r\nMAIL FROM:<>\r\n" + b"\xfe\xff" * 85
 
 
 def _scripts() -> Iterator[bytes]:
@@ -162,7 +189,7 @@ def _hellos() -> Iterator[bytes]:
 
 
 _MAKERS: Final[Mapping[str, Callable[[], Iterator[bytes]]]] = {
-    "connection": _connections, "script": _scripts, "loop": _loops, "login": _logins, "body": _bodies,
+    "connection": _connections, "script": _scripts, "driver": _driven, "login": _logins, "body": _bodies,
     "address": _addresses, "parameters": _parameters, "xtext": _xtexts, "reply": _replies, "proxy": _proxies,
     "hello": _hellos,
 }  # fmt: skip

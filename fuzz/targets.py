@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fuzz import bodies, connection, grammar, hellos, logins, proxies, replies, scripts, serving
+from fuzz import bodies, connection, driving, grammar, hellos, logins, proxies, replies, scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,8 +27,10 @@ TARGETS: Final[Mapping[str, Target]] = {
         connection.target, 300, "any octets in any pieces: the same replies, events and state"
     ),
     "script": Target(scripts.target, 50, "any calls in any order: each works or raises at once"),
-    "loop": Target(
-        serving.target, 250, "any network, clock and hooks: no false 250, no secret shown, an end"
+    "driver": Target(
+        driving.target,
+        250,
+        "any network, clock and hooks, at any time: no false 250, no secret shown, an end",
     ),
     "login": Target(logins.target, 160, "any SASL exchange: one reply for a line, no login by itself"),
     "body": Target(bodies.target, 64, "any body: what comes out is what went in, less stuffed dots"),

@@ -19,13 +19,14 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from smtpproto import NeedsStartTLS, NeedsTLS
 from smtpproto.testing._conversation import TLS
 from smtpproto_server import NEVER, PARTED, Driver, ServerCore, TlsContexts, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from smtpproto import NeedsStartTLS, NeedsTLS, TlsDetails
+    from smtpproto import TlsDetails
     from smtpproto_server import AsyncStream, Options, Stream, TlsChannel
 
 __all__ = ["LOCAL", "REMOTE", "MemoryConnection", "MemoryServer", "ServingPeer", "raise_in_thread"]
@@ -128,8 +129,8 @@ class MemoryConnection:
         server = self._peer.server
         until = server.now + seconds
         said, self._unheard = self._unheard, b""
-        while not self.closed and self._peer.deadline <= until:
-            server.now, self._peer.deadline = max(server.now, self._peer.deadline), NEVER
+        while not self.closed and self._peer.rings <= until + START:
+            server.now = max(server.now, self._peer.rings - START)
             said += self._peer.settle(self._peer.expired)
         server.now = until
         return said
@@ -139,8 +140,7 @@ class ServingPeer(Driver):
     """The server's end: a task that runs the driver, and rests whenever only the client can go on."""
 
     __slots__ = (
-        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_trap", "deadline",
-        "task",
+        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_timer_at", "_trap", "task",
     )  # fmt: skip
 
     server: MemoryServer  # pyright: ignore[reportIncompatibleVariableOverride] - set once
@@ -148,8 +148,6 @@ class ServingPeer(Driver):
     def __init__(
         self, server: MemoryServer, _sock: None, clock: Callable[[], float], facts: Mapping[str, Any]
     ) -> None:
-        self.deadline: float = NEVER
-        """When the server looks again, by its own clock, if the client says nothing."""
         self._awaited: asyncio.Future[None] | None = None
         """The task waits for this: for something to do."""
         self._calls: list[Callable[[], None]] = []
@@ -157,6 +155,7 @@ class ServingPeer(Driver):
         self._sent: bytearray = bytearray()
         self._thread: int | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float = NEVER
         self._trap: Any = NOTHING
         """What a hook waits for."""
         super().__init__(server, clock, facts)
@@ -190,7 +189,13 @@ class ServingPeer(Driver):
     def go_on(self) -> None:
         """Run until something is awaited, and see whether it is the client."""
         super().go_on()
-        if not self.running and (self.hook is None if self.closed else self.waits is not Wait.HOOK):
+        if self.running:
+            return
+        if isinstance(self.asked, NeedsTLS | NeedsStartTLS):  # the handshake is done
+            self.tls_established(TLS)
+            super().go_on()
+        self._limit(self.hook_ends if self._hook_works() else NEVER)
+        if self.hook is None if self.closed else self.waits is not Wait.HOOK:
             self._rests.set()
 
     async def _serve(self) -> None:
@@ -238,11 +243,8 @@ class ServingPeer(Driver):
             self.resume(value)
 
     def suspend(self, trap: Any) -> None:
-        """The task awaits it. The time of hooks is everybody's."""
+        """The task awaits it."""
         self._trap = trap
-        self._stop_timer()
-        if self.hook_ends < NEVER:
-            self._timer = self.server.loop.call_later(self.hook_ends - self.clock(), self._rang)
         self._wake()
 
     def _wake(self) -> None:
@@ -255,7 +257,7 @@ class ServingPeer(Driver):
 
     def finished(self) -> None:
         """The task may end."""
-        self._stop_timer()
+        self._limit(NEVER)
         self._wake()
 
     # --- cancellation -------------------------------------------------------------------------------
@@ -300,26 +302,23 @@ class ServingPeer(Driver):
     def drop(self) -> None:
         """There is nothing to be closed."""
 
-    def begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> bool:
-        """And end it."""
-        super().begin_handshake(event)
-        self.tls_established(TLS)
-        return True
-
     def alarm(self, when: float) -> None:
-        """The client's time passes in `MemoryConnection.wait`."""
-        self.deadline = when - START
+        """`MemoryConnection.wait` looks at `rings`."""
 
-    def _rang(self) -> None:
-        self._timer = None
-        if self._hook_works() and self.hook_ends < NEVER:
-            self.server.now = max(self.server.now, self.hook_ends - START)
-            self._do(self.expired)
-
-    def _stop_timer(self) -> None:
+    def _limit(self, when: float) -> None:
+        """The client's time passes in `MemoryConnection.wait`, that of hooks is everybody's."""
+        if when == self._timer_at:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer, self._timer_at = None, when
+        if when != NEVER:
+            self._timer = self.server.loop.call_later(when - self.clock(), self._rang, when)
+
+    def _rang(self, when: float) -> None:
+        self._timer, self._timer_at = None, NEVER
+        self.server.now = max(self.server.now, when - START)
+        self._do(self.expired)
 
     # --- threads, and others that read for the hook -------------------------------------------------
 

@@ -373,7 +373,7 @@ class _Peer(ServingPeer):
 class _Server(MemoryServer):
     """A server that looks its hooks over the shoulder."""
 
-    driver: type[Driver] = _Peer
+    driver = _Peer
 
     def __init__(self, handler: Any, options: Options, watchdog: Watchdog) -> None:
         limit = options.hook_timeout or HOOK_SECONDS

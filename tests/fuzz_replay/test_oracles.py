@@ -6,14 +6,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from smtpproto_server._loop import Serving
 
 from fuzz.playing import Play, insist_on_replies
+from fuzz.seeds import seeds
 from fuzz.targets import TARGETS
 from smtpproto import Connection, Reject, State
 from smtpproto._body import BOUNDARIES, IncomingMessage, _Boundary, _Place
 from smtpproto._proxy import ProxyReader
 from smtpproto._sasl import Credentials
+from smtpproto_server import Application, Driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,11 +24,6 @@ DELIVERY: Final = b"EHLO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nDATA\r\na\r\n.
 
 def connection(octets: bytes, *, options: int = 0, how: int = 0, sizes: bytes = b"\xff\x3f\x3f") -> bytes:
     return bytes([options, how]) + sizes + bytes(8) + octets
-
-
-def served(results: bytes) -> bytes:
-    """A delivery to the loop; `results` are what its hooks do, two to an octet."""
-    return bytes([0, 255, 63]) + bytes(8) + results.ljust(8, b"\0") + DELIVERY
 
 
 def always(value: object) -> Callable[..., object]:
@@ -153,25 +149,42 @@ def test_a_password_in_a_repr_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         TARGETS["login"].run(bytes(10) + b"\0u\0secret-word")
 
 
-def test_a_message_accepted_whatever_the_hook_said_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = Serving._answer_message
-
-    def heedless(serving: Serving, body: Any, _result: Any) -> None:
-        answer(serving, body, None)
-
-    monkeypatch.setattr(Serving, "_answer_message", heedless)
-    with pytest.raises(AssertionError):
-        run_all("loop", [served(bytes([0, result << 4])) for result in range(16)])
+def heedless(driver: Driver, _value: Any, kept: Callable[..., None] = Driver._message_done) -> None:
+    kept(driver, None)
 
 
-def test_an_exception_that_a_client_can_read_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def telling(_serving: Serving, _name: str, result: Any) -> Reject | None:
-        error = getattr(result, "exception", None)
-        return None if error is None else Reject(text=str(error))
+def telling(_driver: Driver, _name: str, error: BaseException) -> Reject:
+    return Reject(text=str(error))
 
-    monkeypatch.setattr(Serving, "_judge", telling)
-    with pytest.raises(AssertionError):
-        run_all("loop", [served(bytes([result << 4])) for result in range(16)])
+
+def the_same_session(_server: Application, session: object) -> object:
+    return session
+
+
+def ringing(driver: Driver, why: str, kept: Callable[..., None] = Driver._give_up) -> None:
+    kept(driver, why)
+    driver.hook_ends = 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "faulty", "seen"),
+    [
+        ("Driver._message_done", heedless, "^.[0-9]+, [0-9]+.$"),
+        ("Driver._failed", telling, None),
+        ("Application.exchange", the_same_session, "another transaction in a thread"),
+        ("Driver.claim", always(True), "a hook that was given up may store"),
+        ("Driver._give_up", ringing, "its alarm rings without end"),
+        ("Driver._hold", always(None), "octets wait|LocalProtocolError"),
+        ("Driver._release", always(None), "waits for the client, and does not read"),
+        ("Application.gone", always(None), None),
+    ],
+)
+def test_a_fault_of_the_driver_is_seen(
+    method: str, faulty: Callable[..., Any], seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"smtpproto_server.{method}", faulty)
+    with pytest.raises(AssertionError, match=seen):
+        run_all("driver", sorted(seeds("driver")))
 
 
 def test_a_call_that_fails_and_changes_something_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
