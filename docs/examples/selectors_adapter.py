@@ -131,7 +131,7 @@ class SMTPServer(ServerCore):
     """The server; its options, hooks, events and the rest come with ServerCore."""
 
     coroutines: ClassVar[bool] = False
-    driver: ClassVar[Callable[..., Driver]] = Connection
+    driver: type[Driver] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)

@@ -23,7 +23,7 @@ from smtpproto.testing._conversation import TLS
 from smtpproto_server import NEVER, PARTED, Driver, ServerCore, TlsContexts, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from smtpproto import NeedsStartTLS, NeedsTLS, TlsDetails
     from smtpproto_server import AsyncStream, Options, Stream, TlsChannel
@@ -63,7 +63,7 @@ class MemoryServer(ServerCore):
 
     def arrival(self, remote: tuple[str, int] = REMOTE) -> Any:
         """The server's end of a new connection."""
-        peer = self.begin(LOCAL, remote, lambda: START + self.now)
+        peer = self.begin(None, LOCAL, remote, lambda: START + self.now)
         assert peer is not None  # a client over the limit gets its reply, and here that takes no time
         return peer
 
@@ -129,7 +129,7 @@ class MemoryConnection:
         until = server.now + seconds
         said, self._unheard = self._unheard, b""
         while not self.closed and self._peer.deadline <= until:
-            server.now = max(server.now, self._peer.deadline)
+            server.now, self._peer.deadline = max(server.now, self._peer.deadline), NEVER
             said += self._peer.settle(self._peer.expired)
         server.now = until
         return said
@@ -139,13 +139,15 @@ class ServingPeer(Driver):
     """The server's end: a task that runs the driver, and rests whenever only the client can go on."""
 
     __slots__ = (
-        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_timer_at", "_trap", "deadline",
+        "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_trap", "deadline",
         "task",
     )  # fmt: skip
 
     server: MemoryServer  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
-    def __init__(self, server: MemoryServer, **facts: Any) -> None:
+    def __init__(
+        self, server: MemoryServer, _sock: None, clock: Callable[[], float], facts: Mapping[str, Any]
+    ) -> None:
         self.deadline: float = NEVER
         """When the server looks again, by its own clock, if the client says nothing."""
         self._awaited: asyncio.Future[None] | None = None
@@ -155,10 +157,9 @@ class ServingPeer(Driver):
         self._sent: bytearray = bytearray()
         self._thread: int | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: float = NEVER
         self._trap: Any = NOTHING
         """What a hook waits for."""
-        super().__init__(server, **facts)
+        super().__init__(server, clock, facts)
         self.task: asyncio.Task[None] = server.loop.create_task(self._serve())
         self.task.add_done_callback(_look_at)
 
@@ -237,8 +238,11 @@ class ServingPeer(Driver):
             self.resume(value)
 
     def suspend(self, trap: Any) -> None:
-        """The task awaits it."""
+        """The task awaits it. The time of hooks is everybody's."""
         self._trap = trap
+        self._stop_timer()
+        if self.hook_ends < NEVER:
+            self._timer = self.server.loop.call_later(self.hook_ends - self.clock(), self._rang)
         self._wake()
 
     def _wake(self) -> None:
@@ -251,7 +255,7 @@ class ServingPeer(Driver):
 
     def finished(self) -> None:
         """The task may end."""
-        self.alarm(NEVER)
+        self._stop_timer()
         self._wake()
 
     # --- cancellation -------------------------------------------------------------------------------
@@ -296,27 +300,26 @@ class ServingPeer(Driver):
     def drop(self) -> None:
         """There is nothing to be closed."""
 
-    def _begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> None:
+    def begin_handshake(self, event: NeedsTLS | NeedsStartTLS) -> bool:
         """And end it."""
-        super()._begin_handshake(event)
+        super().begin_handshake(event)
         self.tls_established(TLS)
+        return True
 
     def alarm(self, when: float) -> None:
-        """The client's time passes in `MemoryConnection.wait`, that of hooks is everybody's."""
+        """The client's time passes in `MemoryConnection.wait`."""
         self.deadline = when - START
-        hook_ends = when if self.waits in {Wait.HOOK, PARTED} else NEVER
-        if hook_ends == self._timer_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = None, hook_ends
-        if hook_ends != NEVER:
-            self._timer = self.server.loop.call_later(hook_ends - self.clock(), self._rang)
 
     def _rang(self) -> None:
-        self._timer, self._timer_at = None, NEVER
-        self.server.now = max(self.server.now, self.deadline)
-        self._do(self.expired)
+        self._timer = None
+        if self._hook_works() and self.hook_ends < NEVER:
+            self.server.now = max(self.server.now, self.hook_ends - START)
+            self._do(self.expired)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # --- threads, and others that read for the hook -------------------------------------------------
 
@@ -387,6 +390,7 @@ class _PlainChannel:
     """What stands for a TlsChannel."""
 
     closed: Final = False
+    ended: Final = False
     pending: Final = 0
 
     def __init__(self) -> None:

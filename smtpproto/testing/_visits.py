@@ -12,7 +12,7 @@ import re
 import threading
 import traceback
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from smtpproto import ACCEPT, Reject
 from smtpproto.testing._conversation import octets, split_replies
@@ -281,11 +281,11 @@ class _Peer(ServingPeer):
 
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
-    def __init__(self, server: _Server, **facts: Any) -> None:
+    def __init__(self, *args: Any) -> None:
         self._count: int = 0
         self._ends: int = 0
         self._mail: Mail | None = None
-        super().__init__(server, **facts)
+        super().__init__(*args)
 
     def send(self, octets: bytes) -> None:
         """Count what is sent."""
@@ -373,7 +373,7 @@ class _Peer(ServingPeer):
 class _Server(MemoryServer):
     """A server that looks its hooks over the shoulder."""
 
-    driver: ClassVar[Callable[..., ServingPeer]] = _Peer
+    driver: type[Driver] = _Peer
 
     def __init__(self, handler: Any, options: Options, watchdog: Watchdog) -> None:
         limit = options.hook_timeout or HOOK_SECONDS
