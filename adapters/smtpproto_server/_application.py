@@ -65,6 +65,8 @@ class Application:
         """Held while it is decided whether a hook still has its say."""
         self._contexts: TlsContexts | None = None
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
+        self.counting: threading.Lock = threading.Lock()
+        """Held while connections are counted in or out."""
         self._clients: int = 0
         self._refusing: int = 0
         for name in (*HOOKS, *OPTIONAL_HOOKS):
@@ -174,13 +176,17 @@ class Application:
         if session not in self.connections:
             return
         self.connections.discard(session)
-        if counted:
-            self._clients -= 1
-        else:
-            self._refusing -= 1
+        self._count(counted=counted, by=-1)
         self.log.debug("%s: closed: %s", session.id, reason)
         if reason.startswith("PROXY header refused"):
             self.report(ConnectionError(reason), "proxy", session)
+
+    def _count(self, *, counted: bool, by: int) -> None:
+        with self.counting:
+            if counted:
+                self._clients += by
+            else:
+                self._refusing += by
 
     def gone(self, peer: object) -> None:
         """A connection has ended, with all that belongs to it."""

@@ -157,7 +157,6 @@ class Calls(Octets):
         server = self.server
         if not server.coroutines:
             call = self.hook = partial(_plain_result, name, hook, args)
-            self.in_thread = True
             self._start_time()
             self.apart(call)
         elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:

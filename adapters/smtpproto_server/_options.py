@@ -115,7 +115,7 @@ class Options(smtpproto.Options):
     sync_hooks: Literal["thread", "inline"] = option(Check.one_of("thread", "inline"), "thread")
     """Where coroutine runtimes call plain hooks: in a thread, or in the loop (never `on_data`)."""
     hook_threads: int = option(Check.count(1), 64)
-    """Threads for plain hooks."""
+    """Threads for plain hooks; `on_data` and look-ups, which wait for others, have their own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

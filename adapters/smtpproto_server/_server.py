@@ -161,8 +161,7 @@ class ServerCore(Application):
         session_id: str | None = None,
     ) -> Any:
         """Count a new connection in and make what serves it; None: close it without a word."""
-        options = self.options
-        limit = options.max_clients
+        options, limit = self.options, self.options.max_clients
         refused = limit is not None and self._clients >= limit
         if refused and options.secure and not options.secured and self._refusing >= (limit or 0):
             return None
@@ -180,9 +179,7 @@ class ServerCore(Application):
         if refused:
             driver.refuse()
             driver.counted = False
-            self._refusing += 1
-        else:
-            self._clients += 1
+        self._count(counted=not refused, by=1)
         self.connections.add(driver.session)
         self.peers.add(driver)
         self.log.debug("%s: connection from [%s]:%d", driver.session.id, *remote)

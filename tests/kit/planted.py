@@ -5,48 +5,56 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto_server._effects import Ask, Close, Outcome
-
 import smtpproto_asyncio
 import smtpproto_blocking
 import smtpproto_kit._client
-from smtpproto_asyncio import _connection as on_asyncio
-from smtpproto_blocking import _server as on_blocking
 from smtpproto_kit import runtime_named
-from smtpproto_server import Peer, ServerCore
+from smtpproto_server import Driver, ServerCore
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from smtpproto import TlsDetails
+    from smtpproto_server import MessageStream
 
 __all__ = ["FAULTS", "Fault"]
 
 
-class Fault(Peer[Any]):
-    """No fault: what all others are made from. Goes before a class of connections."""
+class Fault(Driver):
+    """No fault: what all others are made from. Goes before a runtime's connection."""
+
+    __slots__ = ()
 
 
 class LostBackpressure(Fault):
     """What the client sends is taken in, whether anybody wants it or not."""
 
-    def full(self) -> bool:
-        return False
+    __slots__ = ()
 
-    def call(self, ask: Ask, *turn: Any) -> Any:
+    def _hold(self) -> None:
+        pass
+
+    def received(self, data: bytes) -> None:
+        if self.wants_data or not data:
+            super().received(data)
+
+    def apart(self, call: Callable[[], Any]) -> Any:
         """Of connections with a thread, which read nothing while a hook runs: this one does."""
-        threading.Thread(target=self._swallow, args=(ask,), daemon=True).start()
-        connection: Any = super()
-        return connection.call(ask, *turn)
+        threading.Thread(target=self._swallow, daemon=True).start()
+        return super().apart(call)
 
-    def _swallow(self, ask: Ask) -> None:
+    def _swallow(self) -> None:
+        connection: Any = self
         end = time.monotonic() + 3
-        while ask.body is not None and not ask.body.ended and time.monotonic() < end:
+        while self.hook is not None and time.monotonic() < end:
             try:
-                self._inbox += self.sock.recv(65536)
+                connection.sock.recv(65536)
             except BlockingIOError:
                 time.sleep(0.001)
             except OSError:
@@ -54,77 +62,124 @@ class LostBackpressure(Fault):
 
 
 class DroppedTimeout(Fault):
-    """No time limit of the core's ever fires."""
+    """No time limit ever runs out."""
 
-    def _wait_until(self, deadline: float | None, *, writing: bool = False) -> Any:
-        if deadline is not None and deadline > self.serving.now():
-            deadline = None
-        return super()._wait_until(deadline, writing=writing)
+    __slots__ = ()
+
+    def _alarm_by(self, when: float) -> None:
+        pass
 
 
 class AcceptedAfterCancellation(Fault):
     """A hook that was given up is taken for one that has accepted."""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
-        result = yield from super()._perform(effect)
-        return None if isinstance(effect, Ask) and result is Outcome.TIMED_OUT else result
+    __slots__ = ()
+
+    def _instead(self, name: str, value: Any, error: BaseException | None, *, ran: bool) -> Any:
+        if self.given_up == "timeout":
+            self.given_up = None
+            return None
+        return super()._instead(name, value, error, ran=ran)
+
+
+class ClaimsAlways(Fault):
+    """A store may keep its message although its hook was given up."""
+
+    __slots__ = ()
+
+    def claim(self, stream: MessageStream) -> bool:
+        super().claim(stream)
+        return True
+
+
+class SessionShared(Fault):
+    """A hook that was given up in a thread sees what comes after it."""
+
+    __slots__ = ()
+
+    def _give_up(self, why: str) -> None:
+        self.in_thread = False
+        super()._give_up(why)
+
+
+class LostWakeUp(Fault):
+    """That the server stops is not noted, so whoever is woken finds nothing to do."""
+
+    __slots__ = ()
+
+    def stop(self, *, now: bool = False) -> None:
+        noted = self.noted
+        super().stop(now=now)
+        self.noted = noted
 
 
 class PlaintextKept(Fault):
-    """What came behind STARTTLS in the clear is carried out after the handshake."""
+    """What came after STARTTLS in the clear is carried out after the handshake."""
 
     kept: bytes = b""
 
-    def received(self, *, late: bool) -> Any:
-        if self.kept and self.serving._channel is not None:
-            self.serving._core.receive_data(self.kept)
-            self.kept = b""
-        result = super().received(late=late)
-        if isinstance(result, bytes):
-            head, starttls, behind = result.partition(b"STARTTLS\r\n")
+    def received(self, data: bytes) -> None:
+        if self.channel is None:
+            head, starttls, kept = data.partition(b"STARTTLS\r\n")
             if starttls:
-                self.kept = behind
-                return head + starttls
-        return result
+                self.kept = kept
+            data = head + starttls
+        super().received(data)
+
+    def tls_established(self, details: TlsDetails | None = None) -> None:
+        super().tls_established(details)
+        self.receive_data(self.kept)
 
 
 class LostOctets(Fault):
     """Of a large piece an octet is lost."""
 
-    def received(self, *, late: bool) -> Any:
-        result = super().received(late=late)
-        if isinstance(result, bytes) and len(result) > LARGE:
-            before, _, behind = result.rpartition(b"x")
-            return before + behind
-        return result
+    __slots__ = ()
+
+    def received(self, data: bytes) -> None:
+        if len(data) > LARGE:
+            before, _, after = data.rpartition(b"x")
+            data = before + after
+        super().received(data)
 
 
 class SecondOnClose(Fault):
     """on_close is called twice."""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
-        result = yield from super()._perform(effect)
-        if isinstance(effect, Ask) and effect.name == "on_close":
-            yield from super()._perform(effect)
-        return result
+    called: bool = False
+
+    def over(self) -> None:
+        hook = self.server.on_close
+        if hook is None or self.called:
+            super().over()
+            return
+        self.called = True
+        self.call("on_close", hook, self.session)
 
 
 class HookAfterTheEnd(Fault):
     """The session is over, and another hook is called."""
 
-    def _perform(self, effect: Any) -> Generator[Any, Any, Any]:
-        hook = self.server.hook("on_rcpt_to")
-        if isinstance(effect, Close) and hook is not None:
-            yield from super()._perform(self.serving._call("on_rcpt_to", hook, (None, self.serving.session)))
-        return (yield from super()._perform(effect))
+    __slots__ = ()
+
+    def _part(self, _kind: Any = None) -> None:
+        hook = self.server.on_rcpt_to
+        if hook is not None:
+            result = hook(None, self.session)
+            if inspect.iscoroutine(result):
+                with contextlib.suppress(StopIteration):
+                    result.send(None)
+        super()._part()
 
 
 class LostReply(Fault):
     """Of several replies at once the last is lost."""
 
-    def send_at_once(self, data: bytes) -> bytes | None:
-        lines = data.splitlines(keepends=True)
-        return super().send_at_once(b"".join(lines[:-1] or lines))
+    __slots__ = ()
+
+    def send(self, octets: bytes) -> None:
+        lines = octets.splitlines(keepends=True)
+        super().send(b"".join(lines[:-1] or lines))
 
 
 class TornReply(Fault):
@@ -132,11 +187,11 @@ class TornReply(Fault):
 
     torn: bytes = b""
 
-    def send_at_once(self, data: bytes) -> bytes | None:
-        if len(data) > SHORT:
-            data = self.torn + data
-            data, self.torn = data[:-1], data[-1:]
-        return super().send_at_once(data)
+    def send(self, octets: bytes) -> None:
+        if len(octets) > SHORT:
+            octets = self.torn + octets
+            octets, self.torn = octets[:-1], octets[-1:]
+        super().send(octets)
 
 
 class ClosesWithoutWaiting(ServerCore):
@@ -168,6 +223,24 @@ FAULTS: Final[Mapping[str, tuple[type[Any], str, str, str]]] = {
         "test_a_hook_that_was_given_up_is_left_behind_and_its_result_is_nobody_s",
         "'250 2.1.0 Accepted' == '451 ",
     ),
+    "claims_always": (
+        ClaimsAlways,
+        "test_claims.py",
+        "test_a_hook_that_was_given_up_has_no_claim_to_its_message",
+        r"\[True\] == \[False\]",
+    ),
+    "session_shared": (
+        SessionShared,
+        "test_claims.py",
+        "test_a_hook_that_was_given_up_never_sees_a_later_transaction and plain",
+        "assert .* == ",
+    ),
+    "lost_wake_up": (
+        LostWakeUp,
+        "test_close.py",
+        "test_sessions_without_a_transaction_are_ended_at_once",
+        "timed out",
+    ),
     "plaintext_kept": (PlaintextKept, "test_rows.py", "C232", "timed out"),
     "lost_octets": (
         LostOctets,
@@ -194,24 +267,10 @@ FAULTS: Final[Mapping[str, tuple[type[Any], str, str, str]]] = {
 """Each fault, the cases that must find it (a file, and a part of their names), and what they say then."""
 
 
-class _OnAsyncio(smtpproto_asyncio.SMTPServer):
-    peer_class: type[Any] = on_asyncio.Connection
-
-    def _connect(self, sock: socket.socket, **identity: Any) -> Any:
-        serving = self.admit(sock, self.loop.time, **identity)
-        return None if serving is None else self.peer_class(self, sock, serving)
-
-
-class _OnBlocking(smtpproto_blocking.SMTPServer):
-    peer_class: type[Any] = on_blocking.Connection
-
-    def serve(self, sock: socket.socket, serving: Any) -> Any:
-        peer = self.peer_class(self, sock, serving)
-        self.pool.submit(peer.take)
-        return peer
-
-
-_ON: Final[Mapping[str, type[Any]]] = {"asyncio": _OnAsyncio, "blocking": _OnBlocking}
+_ON: Final[Mapping[str, type[ServerCore]]] = {
+    "asyncio": smtpproto_asyncio.SMTPServer,
+    "blocking": smtpproto_blocking.SMTPServer,
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -227,8 +286,9 @@ def __getattr__(name: str) -> Any:
     runtime: Any = runtime_named(on)
     runtime.name = name
     if issubclass(mixin, Fault):
-        peer = type("Faulty", (mixin, base.peer_class), {})
-        runtime.server_class = type("Faulty", (base,), {"peer_class": peer})
+        connection: Any = base.driver
+        connection = type("Faulty", (mixin, connection), {})
+        runtime.server_class = type("Faulty", (base,), {"driver": connection})
     else:
         runtime.server_class = type("Faulty", (mixin, base), {})
     return runtime

@@ -390,7 +390,8 @@ class Play:
 
     def error(self) -> tuple[BaseException, str]:
         """The one error that was reported, and its stage."""
-        ((error, info),) = self.errors
+        assert len(self.errors) == 1
+        error, info = self.errors[0]
         assert info["session"] is self.driver.session
         return error, info["stage"]
 

@@ -450,6 +450,30 @@ def test_two_messages_in_one_segment_are_two_messages() -> None:
     assert said.count(QUEUED) == 2
 
 
+COMES: dict[str, Callable[[Play], bytes]] = {
+    "a piece": lambda play: play.say(b"hi\r\n"),
+    "the end of the message": lambda play: play.say(b".\r\n"),
+    "a bare newline": lambda play: play.say(b"\n"),
+    "the end of input": lambda play: play.receive(b""),
+    "lost": lambda play: play.lose(),
+    "timeout": lambda play: play.tick(60),
+    "stop now": lambda play: play.stop(now=True),
+    "the end of the hook": lambda play: play.answer(),
+}
+
+
+@pytest.mark.parametrize("what", COMES)
+def test_who_reads_for_the_hook_is_woken_whatever_comes(what: str) -> None:
+    play, woken = Play(on_data=hook), list[bool]()
+    play.say(DATA)
+    stream = play.stream()
+    play.driver.begin_read(stream)
+    assert play.driver.try_read(stream) is None
+    stream.reader = lambda: woken.append(True)
+    COMES[what](play)
+    assert woken
+
+
 LMTP = b"LHLO a\r\nMAIL FROM:<a@x>\r\n" + b"".join(b"RCPT TO:<%d@y>\r\n" % i for i in range(3)) + b"DATA\r\n"
 FINE, SORRY = b"250 2.6.0 OK: message accepted\r\n", b"450 4.2.1 Requested action not taken\r\n"
 
