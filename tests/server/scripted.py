@@ -201,7 +201,7 @@ def _woken() -> None:
 
 
 class ScriptedServer(ServerCore):
-    driver: ClassVar[Callable[..., Scripted]] = Scripted
+    driver: type[Driver] = Scripted
 
 
 class PlayedServer(ScriptedServer):
