@@ -98,7 +98,7 @@ class Fake(Driver):
 
     __slots__ = (
         "cancel_due", "claimed", "ended", "message", "over_", "parted", "poked", "recipients", "script",
-        "short", "task", "trap", "when",
+        "short", "struck", "task", "trap", "when",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +114,7 @@ class Fake(Driver):
         self.poked: bool = False
         self.recipients: int = 0
         self.short: bool = False
+        self.struck: bool = False  # somebody else has cancelled the connection
         self.task: Task | None = None  # of a runtime without coroutines
         self.trap: Any = None
         self.when: float = NEVER
@@ -179,6 +180,10 @@ class Fake(Driver):
         self.script.insist(not (claimed and self.given_up), "a hook that was given up may store")
         self.claimed = self.claimed or claimed
         return claimed
+
+    def hook_ended(self, error: BaseException | None) -> bool:
+        foreign, self.struck = self.struck, False
+        return foreign and isinstance(error, Cancelled)
 
     def message_begun(self, message: Any) -> bool:
         self.message, self.claimed = message, False
@@ -396,6 +401,16 @@ class Script:
         elif not self._receive():
             assert self._later(), f"nothing comes of {driver.waits}"
 
+    def _cancel_from_outside(self) -> bool:
+        """Somebody cancels the connection, while a hook waits in it."""
+        if self.driver.running or self.driver.hook is None:
+            return False
+        self.driver.struck = True
+        if self._cancel():
+            return True
+        self.driver.struck = False
+        return False
+
     def _awaited_thread(self) -> Any:
         driver = self.driver
         return driver.trap if isinstance(driver.trap, Task) else driver.task
@@ -503,6 +518,7 @@ _WITH_ROOM: Final = frozenset({Wait.ROOM, Wait.LAST_REPLY, PARTED, Wait.LINGER})
 
 RECEIVE: Final = 8
 OUTSIDES: Final[Mapping[int, Callable[[Script], bool | None]]] = {
+    4: Script._cancel_from_outside,
     5: Script._too_early,
     6: Script._later,
     7: Script._fill,
