@@ -39,9 +39,8 @@ class Log(list[tuple[str, bytes]]):
 
 def recording(driver: type[Driver], logs: list[tuple[Driver, Log]]) -> type[Driver]:
     """A class of connections that remember the octets they take and give, in the clear."""
-    kind: Any = driver
 
-    class Recorded(kind):  # type: ignore[misc] # the base is a runtime's class
+    class Recorded(driver):  # type: ignore[misc, valid-type] # the base is a runtime's class
         def __init__(self, *args: Any) -> None:
             self.log: Log = Log()
             super().__init__(*args)

@@ -446,6 +446,9 @@ class Driver(Calls):
         elif self.call(name, hook, *args) is ACCEPT:
             self.answer = ACCEPT
 
+    def _note_tls(self, event: NeedsTLS | NeedsStartTLS) -> bool:
+        return self.begin_handshake(event)
+
     def _note_client(self, event: ClientConnected) -> bool:
         self.server.connected(event.session)
         return True
@@ -580,8 +583,8 @@ class Driver(Calls):
         CommandReceived: Question("on_command", attrgetter("verb", "argument", "session")),
     }
     _notes: ClassVar[Mapping[type[Event], Callable[[Any, Any], bool]]] = {
-        NeedsTLS: Calls.begin_handshake,
-        NeedsStartTLS: Calls.begin_handshake,
+        NeedsTLS: _note_tls,
+        NeedsStartTLS: _note_tls,
         ClientConnected: _note_client,
         DataAborted: _note_abort,
         ConnectionClosed: _note_end,

@@ -73,8 +73,8 @@ def wanted() -> bool:
 def session(*recipients: str) -> Session:
     made = Session("0123456789abcdef", remote=("192.0.2.1", 4711))
     made.envelope = Envelope()
-    made.envelope.mail_from = Address("a@example.com", "a", "example.com")
-    made.envelope.rcpt_to = [Address(each, *each.split("@")) for each in recipients or ("b@example.org",)]
+    made.envelope.mail_from = Address("a@example.com")
+    made.envelope.rcpt_to = [Address(each) for each in recipients or ("b@example.org",)]
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from copy import copy
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -90,7 +90,7 @@ class Asked(Engine):
         """Whether the plain yes is the next answer to such an event; then it is used up."""
         self.events_seen.append(event)
         answers: Any = self.answers.get(type(event), ACCEPT)
-        queue = cast("list[Any]", answers) if isinstance(answers, list) else [answers]
+        queue: list[Any] = answers if isinstance(answers, list) else [answers]  # pyright: ignore[reportUnknownVariableType] - answers are Any
         if not self.at_once or (queue and queue[0] is not ACCEPT):
             return PENDING
         if queue:

@@ -151,6 +151,7 @@ class Scripted(Driver):
     def apart(self, call: Callable[[], Any]) -> Any:
         if self.server.coroutines:
             return waiting(Asked((), call))
+        self.in_thread = True
         self._flush_due()
         self.due_call = call
         return None
@@ -200,7 +201,7 @@ def _woken() -> None:
 
 
 class ScriptedServer(ServerCore):
-    driver: ClassVar[Callable[..., Scripted]] = Scripted
+    driver: type[Driver] = Scripted
 
 
 class PlayedServer(ScriptedServer):

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none for mypy
+from greenlet import getcurrent, greenlet
 
 from server.scripted import Asked, Play, Scripted, waiting
 from smtpproto_kit._conversations import (
