@@ -112,6 +112,13 @@ class Connection(Driver):
             self._serve(making, waiter), name="smtpproto connection", context=self._context
         )
 
+        self.task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, _task: asyncio.Task[None]) -> None:
+        """Also if it was cancelled before its first step."""
+        if self in self.server.peers:
+            self.end()
+
     # --- being moved on ---------------------------------------------------------------------------
 
     def run(self, call: Callable[..., None], *args: Any) -> None:
@@ -128,7 +135,6 @@ class Connection(Driver):
         self._transport = transport
         # The system has it all when nothing is left here, so any octet that stays is a pause.
         transport.set_write_buffer_limits(0)
-        self.run(self.begin)
 
     async def _serve(self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None) -> None:
         """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
@@ -138,20 +144,20 @@ class Connection(Driver):
             except asyncio.CancelledError:
                 self._refused = self.task.cancelling()
                 self.lose()
-            if self._transport is None:
-                self.begin()
+            self.begin()  # not before: a task that is cancelled before its first step never takes it
             while self in self.server.peers:
                 self._awaited = self.loop.create_future()
                 try:
                     if self._trap is NOTHING:
                         await self._awaited
+                    await self._await_hook()
                 except asyncio.CancelledError as error:
                     self._cancelled(error)
-                await self._await_hook()
+                except GeneratorExit:  # the hook has had it, but Python raises it in all that await it
+                    if not self.loop.is_running():
+                        raise
         finally:
             making.close()
-            if self in self.server.peers:
-                self.end()
         if self._refused:
             raise asyncio.CancelledError
 
@@ -173,7 +179,10 @@ class Connection(Driver):
             trap, self._trap = self._trap, NOTHING
             try:
                 value = yield trap
-            except GeneratorExit:  # the loop has gone
+            except GeneratorExit as error:
+                if self.loop.is_running():  # what the hook awaits has raised it
+                    self.resume(error=error)
+                    return
                 if self.hook is not None:
                     self.hook.close()
                 raise
