@@ -376,7 +376,7 @@ def _rset(core: Core, argument: str) -> None:
 
 def reset(core: Core) -> None:
     core.give_up_transaction("RSET")
-    core.move(RSET)
+    core.state = AFTER[core.state][RSET]
     core.out.append(say.FLUSHED.spellings[core.coded])
 
 

@@ -208,7 +208,7 @@ class Core:
 
     def give_up_transaction(self, verb: str) -> None:
         """The same for a transaction that ends before its message."""
-        if self.state in IN_TRANSACTION and TransactionReset in self.asks:
+        if TransactionReset in self.asks and self.state in IN_TRANSACTION:
             self.tell(TransactionReset(verb))
         self.reset_transaction()
 

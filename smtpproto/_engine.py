@@ -219,9 +219,12 @@ class Engine(Core):
             return
         if self.eof:
             raise LocalProtocolError("receive_data after receive_eof: the input has ended")
+        buffer = self.buffer
         if state in _SPEECHLESS:
             spoke(self)
-        elif not self.buffer.feed(data, self.high_water):
+        elif buffer.at == len(buffer.chunk) and buffer.later is None and buffer.begun is None:
+            buffer.chunk, buffer.at = data, 0  # what `feed` does with an empty buffer
+        elif not buffer.feed(data, self.high_water):
             raise LocalProtocolError(
                 f"receive_data while {len(self.buffer)} octets wait: call next_event and decide first"
             )

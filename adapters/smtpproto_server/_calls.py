@@ -371,7 +371,8 @@ class Calls(Octets):
         if stream is None:
             return
         stream.content, stream.reads, stream.ended, stream.at_end = None, False, True, False
-        stream.wake_reader()
+        if stream.reader is not None:
+            stream.wake_reader()
         if type(self.asked) is DataFinished and not self.events:
             self.answer = self.result
 

@@ -280,7 +280,8 @@ class AsyncStream(MessageStream):
                 raise RuntimeError(READ_TWICE)
             else:
                 piece = yield PULL
-            self.check(piece)
+            if not piece:
+                self.check(piece)
         if iterates and not piece:
             raise StopAsyncIteration
         return piece

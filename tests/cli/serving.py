@@ -151,7 +151,11 @@ class Running:
     def new_mail(self, folder: str = "mail") -> list[bytes]:
         """The messages in a Maildir, in the order of their arrival."""
         assert not list((self.directory / folder / "tmp").iterdir())
-        files = sorted((self.directory / folder / "new").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        # Several may have been written in one tick of the file system's clock; names have their time.
+        files = sorted(
+            (self.directory / folder / "new").iterdir(),
+            key=lambda path: [int(part) for part in re.findall(r"[0-9]+", path.name)[:4]],
+        )
         return [path.read_bytes() for path in files]
 
     def message_line(self) -> dict[str, str]:
