@@ -59,7 +59,7 @@ MAX_FAULTS: Final = 8  # errors of SASL mechanisms in one run of the engine
 
 # An enum's members are slow to find in CPython 3.11.
 CLIENT, HOOK, ROOM, DELAY, PARTED = Wait.CLIENT, Wait.HOOK, Wait.ROOM, Wait.DELAY, Wait.PARTED
-_NEED_DATA, _CLOSED = Signal.NEED_DATA, Signal.CLOSED
+_NEED_DATA, _PAUSED, _CLOSED = Signal.NEED_DATA, Signal.PAUSED, Signal.CLOSED
 _DATA, _ARRIVED, _AT_END = State.DATA, State.ARRIVED, State.CLOSED
 
 _ENDING: Final = frozenset({Wait.LAST_REPLY, Wait.LINGER, Wait.PARTED})
@@ -229,7 +229,7 @@ class Driver(Calls):
                     if self._has_ended():
                         return
                     continue
-                if self.out:
+                if self.out and signal is not _PAUSED:  # a hook that waits has had it sent
                     self._flush()
                 if self.noted:
                     continue
