@@ -107,6 +107,9 @@ class Engine(Core):
 
     __slots__ = ("max_recipients", "reads_plain", "undisturbed")
 
+    asked: Event | None  # of Core; said again for checkers of types
+    may_finish: bool
+
     def __init__(
         self,
         options: Options | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from smtpproto._errors import ConfigurationError
 from smtpproto._grammar import is_ehlo_keyword_line
@@ -288,7 +288,7 @@ class Options:
             return NotImplemented
         return all(getattr(self, spec.name) == getattr(other, spec.name) for spec in fields(self))
 
-    __hash__ = None  # type: ignore[assignment] # some values are mappings
+    __hash__: ClassVar[None] = None  # type: ignore[assignment] # some values are mappings
 
     # What follows from the options, computed once.
 

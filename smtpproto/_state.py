@@ -23,8 +23,6 @@ __all__ = ["AFTER", "OUT_OF_ORDER", "State", "Step"]
 class State(Enum):
     """Where a connection stands."""
 
-    __hash__ = object.__hash__  # states are looked up for every command, and Enum's own is Python code
-
     PROXY = "a PROXY header is awaited"
     HANDSHAKE = "implicit TLS: the first handshake"
     ARRIVED = "connected, not greeted"
@@ -42,8 +40,6 @@ class State(Enum):
 @unique
 class Step(Enum):
     """What moves a connection from state to state."""
-
-    __hash__ = object.__hash__  # as above
 
     START = "connected"
     START_PROXY = "connected, PROXY expected"
@@ -64,6 +60,9 @@ class Step(Enum):
     APPROVED = "approved"
     XCLIENT = "XCLIENT"
 
+
+# Members are looked up for every command, and Enum's own hash is Python code.
+State.__hash__ = Step.__hash__ = object.__hash__  # type: ignore[method-assign] # the point
 
 # Beginnings have no state to come from.
 BEGIN: Final[Mapping[Step, State]] = {

@@ -120,7 +120,7 @@ class Connection(SocketDriver):
                 return False
             number = 0 if self.waits is PARTED else self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number:
-                self.lost, self.fault, self.noted = True, OSError(number, os.strerror(number)), True
+                self.note_loss(OSError(number, os.strerror(number)))
             self.returned(call, value, error)
         return True
 

@@ -20,7 +20,7 @@ from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from smtpproto import Accept, Address, IncomingMessage, Pending
+    from smtpproto import Accept, Address, IncomingMessage, Pending, Session
     from smtpproto_server._application import Application
 
 __all__ = ["NO_ANSWER", "Calls"]
@@ -38,6 +38,10 @@ class Calls(Octets):
         "answer", "given_up", "hook", "hook_ends", "hook_name", "in_thread", "noted", "result", "running",
         "stream", "timed",
     )  # fmt: skip
+
+    fault: BaseException | None  # of the classes below; said again for checkers of types
+    lost: bool
+    session: Session
 
     eager: ClassVar[bool] = sys.version_info >= (3, 12)
     """A task may take its first step within a hook's step: `own_step` is asked whose step it is."""
@@ -264,6 +268,10 @@ class Calls(Octets):
             # The thread may go on with the session it was given; it must not see what comes after.
             self.session = self.server.exchange(self.session)
         self.cancel_hook()
+
+    def note_loss(self, error: BaseException | None) -> None:
+        """The client can neither be read from nor written to any more; `go_on` sees to it."""
+        self.lost, self.fault, self.noted = True, error, True
 
     def claim(self, stream: MessageStream) -> bool:
         """See `MessageStream.claim`."""

@@ -84,6 +84,12 @@ class Driver(Calls):
         "waits",
     )
 
+    # Of the classes below; said again for checkers of types.
+    answer: Any
+    lost: bool
+    noted: bool
+    running: bool
+
     def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         self.waits: Wait = CLIENT
         """What is awaited, while nothing runs."""
@@ -154,7 +160,7 @@ class Driver(Calls):
         """The client can neither be read from nor written to any more."""
         if self.lost or self.waits is PARTED:
             return
-        self.lost, self.fault, self.noted = True, error, True
+        self.note_loss(error)
         self.go_on()
 
     def room(self) -> None:

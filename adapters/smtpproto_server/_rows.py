@@ -25,7 +25,8 @@ class Wait(Enum):
     LINGER = "the client to read the last reply"
     PARTED = "on_close, after the socket was closed"
 
-    __hash__ = object.__hash__  # Enum's own is Python code
+
+Wait.__hash__ = object.__hash__  # type: ignore[method-assign] # Enum's own is Python code
 
 
 class Waiting(NamedTuple):

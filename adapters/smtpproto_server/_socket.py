@@ -25,6 +25,8 @@ class SocketDriver(Driver):
 
     __slots__ = ("rest", "sock", "when")
 
+    full: bool  # of Octets; said again for checkers of types
+
     def __init__(
         self, server: Application, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
     ) -> None:
@@ -48,7 +50,7 @@ class SocketDriver(Driver):
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self.lost, self.fault, self.noted = True, error, True
+            self.note_loss(error)
             sent = len(rest)
         self.rest = b"" if sent == len(rest) else memoryview(rest)[sent:]
         self.full = bool(self.rest)
