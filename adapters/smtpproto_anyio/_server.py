@@ -86,6 +86,7 @@ class Connection(SocketDriver):
                     await self._serve()
                 except anyio.get_cancelled_exc_class():
                     self._shielded = True
+                    self._leave_scope()  # scopes are left in the order in which they nest
                     with anyio.move_on_after(LAST_WORDS, shield=True):
                         self.lose()
                         await self._serve()

@@ -367,6 +367,7 @@ def _work(
         error = raised
     with contextlib.suppress(RuntimeError):  # the loop was closed long ago
         loop.call_soon_threadsafe(_hand_over, done, result, error)
+    del error  # its traceback holds this frame
 
 
 def _hand_over(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
 
+STEP: Final = 0.05  # seconds, more than a connection needs to go on if no listener of the application hangs
+
+
 class Latch:
     """Set once, and can be polled for it by any number of threads: a pipe nobody writes to."""
 
@@ -60,7 +63,7 @@ class Latch:
 class Connection(SocketDriver):
     """A connection in a thread."""
 
-    __slots__ = ("__weakref__", "_due_call", "_polling", "_timer_at", "lock")
+    __slots__ = ("__weakref__", "_due_call", "_looked_up", "_polling", "_timer_at", "lock")
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
@@ -72,6 +75,8 @@ class Connection(SocketDriver):
         """Held while a thread waits for the client, so a hook that was left behind, reading, goes first."""
         self._due_call: Callable[[], Any] | None = None
         """The hook that is to be called."""
+        self._looked_up: Latch | None = None
+        """Set when the look-up has ended: another thread polls meanwhile."""
         self._timer_at: float = NEVER
         """When the server's timer calls."""
         super().__init__(server, sock, clock, facts)
@@ -85,6 +90,8 @@ class Connection(SocketDriver):
                 self.go_on()
             while self in self.server.peers:
                 with self.lock:
+                    if self.noted:
+                        self.go_on()
                     call, self._due_call = self._due_call, None
                 if call is None:
                     self._pump(None)
@@ -115,13 +122,17 @@ class Connection(SocketDriver):
             raise
         except BaseException as raised:  # noqa: BLE001 - whatever a hook raises is contained
             error = raised
-        with self.lock:
-            if self.hook is not call:
-                return False
-            number = 0 if self.waits is PARTED else self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number:
-                self.note_loss(OSError(number, os.strerror(number)))
-            self.returned(call, value, error)
+        try:
+            with self.lock:
+                if self.hook is not call:
+                    return False
+                parted = self.waits is PARTED
+                number = 0 if parted else self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if number:
+                    self.note_loss(OSError(number, os.strerror(number)))
+                self.returned(call, value, error)
+        finally:
+            del error  # its traceback holds this frame
         return True
 
     def _pump(self, stream: MessageStream | None) -> None:
@@ -129,6 +140,8 @@ class Connection(SocketDriver):
         with self._polling:
             poll = select.poll()
             with self.lock:
+                if self._due_call is not None:  # the look-up has ended meanwhile
+                    return
                 if self._is_over(stream) or self.noted:
                     self.go_on()
                     return
@@ -137,9 +150,13 @@ class Connection(SocketDriver):
                 latches = self.server.latches
                 if self.stop_seen < len(latches):
                     poll.register(latches[self.stop_seen], select.POLLIN)
+                if self._looked_up is not None:
+                    poll.register(self._looked_up, select.POLLIN)
                 left = None if self.when == NEVER else math.ceil((self.when - self.clock()) * 1000)
             ready = {descriptor for descriptor, _ in poll.poll(None if left is None else max(0, left))}
         with self.lock:
+            if self._looked_up is not None and self._looked_up.fileno() in ready:
+                self._forget_look_up()
             if self._is_over(stream):
                 return
             if not ready:
@@ -158,16 +175,34 @@ class Connection(SocketDriver):
 
     def apart(self, call: Callable[[], Any]) -> None:
         """In the connection's thread, once the engine is not on its stack; a look-up in one of its own."""
-        self._flush_due()
+        self.flush_due()
         if self.hook_name == "resolver":
-            self.server.lookups.submit(partial(self._look_up_name, call))
+            looked_up = Latch()
+            try:
+                self.server.lookups.submit(partial(self._look_up_name, call, looked_up))
+            except RuntimeError:  # the system has no thread for it
+                looked_up.close()
+                raise
+            self._looked_up = looked_up
             return
         self.in_thread = True
         self._due_call = call
         self._set_timer()
 
-    def _look_up_name(self, call: Callable[[], Any]) -> None:
+    def _look_up_name(self, call: Callable[[], Any], looked_up: Latch) -> None:
         self._run_hook(call)
+        with self.lock:
+            looked_up.set()
+
+    def _forget_look_up(self) -> None:
+        if self._looked_up is not None:
+            self._looked_up.close()
+            self._looked_up = None
+
+    def drop(self) -> None:
+        """Close the socket, and what waits for the look-up."""
+        self._forget_look_up()
+        super().drop()
 
     def cancel_hook(self) -> None:
         """The hook goes on, and the connection without it."""
@@ -183,10 +218,17 @@ class Connection(SocketDriver):
             self.end()
 
     def poke(self) -> None:
-        """A thread that polls is woken by the server's latch; while a hook runs nobody polls."""
-        with self.lock:
-            if self.hook is not None:
-                self.go_on()
+        """A thread that polls is woken by the server's latch; while a hook runs nobody polls.
+
+        A lock that is held for longer is held in a listener of the application's. `close` does not wait
+        for it: what was noted is seen when the listener returns.
+        """
+        if self.lock.acquire(timeout=STEP):
+            try:
+                if self.hook is not None:
+                    self.go_on()
+            finally:
+                self.lock.release()
 
     def _set_timer(self) -> None:
         """A thread in a hook does not look at the time: the server's timer does."""
@@ -266,8 +308,13 @@ class SMTPServer(ServerCore):
         self.prepare()
         self._make_ready()
         listeners = self.bind(port, host, **place)
-        for listener in listeners:
-            Accepting(self, listener).start()
+        try:
+            for listener in listeners:
+                Accepting(self, listener).start()
+        except RuntimeError:  # the system has no thread for it
+            for listener in listeners:
+                listener.close()
+            raise
         self.listening(listeners)
         if self._closings != closings:  # a signal handler has closed the server meanwhile
             for listener in listeners:
@@ -407,8 +454,9 @@ class Accepting(threading.Thread):
     def _end(self) -> None:
         self._ended.set()
         if threading.current_thread() is not self:  # a listener for `error` may close the server
-            self.join()
-        self._ended.close()
+            self.join(LOOK)  # it may hang in a listener
+        if not self.is_alive():
+            self._ended.close()
 
 
 def serve(server: SMTPServer, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> None:

@@ -114,13 +114,16 @@ class Connection(SocketDriver):
         if self.waits is not PARTED:
             self._readable.stop()
             self._writable.stop()
-        self.returned(call, value, error)
+        try:
+            self.returned(call, value, error)
+        finally:
+            del error  # its traceback holds this frame
 
     def _notice(self) -> None:
         """The hub has come to turn: if a hook runs, it waits."""
         self._noticing = None
         if self._turn is not None and self.waits is not PARTED:
-            self._flush_due()
+            self.flush_due()
             self._watch()
 
     def _watch(self) -> None:
@@ -209,8 +212,10 @@ class Connection(SocketDriver):
         self._stop_timer()
         if self._turn is not None and self._hook_works():
             self.rang()
-        elif self._waiter is not None:
-            self._waiter.switch(None)
+        else:
+            self.when = 0.0  # a timer may be a little early: `expired` looks, and sets it again
+            if self._waiter is not None:
+                self._waiter.switch(None)
 
     def drop(self) -> None:
         """Take the socket from the loop, and close it."""

@@ -162,7 +162,10 @@ class Calls(Octets):
         if not server.coroutines:
             call = self.hook = partial(_plain_result, name, hook, args)
             self._start_time()
-            self.apart(call)
+            try:
+                self.apart(call)
+            except RuntimeError as error:  # the system has no thread for it
+                self._done(error=error)
         elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:
             self.in_thread = True
             self._begin(self.apart(partial(_without_stop_iteration, hook, args)))
@@ -214,7 +217,7 @@ class Calls(Octets):
     def _heed(self, trap: Any) -> bytes | None:
         """See to what a coroutine hook waits for; the piece of its message that it can go on with."""
         if trap is not PULL:
-            self._flush_due()
+            self.flush_due()
             self.suspend(trap)
             return None
         stream = self.stream

@@ -202,6 +202,8 @@ class Driver(Calls):
                 self._alarm_by(when)
                 return
             self._waits[self.waits].run_out(self, kind)
+        except Exception as error:  # noqa: BLE001 - as in go_on
+            self._fail(error)
         finally:
             self.running = False
         self.go_on()

@@ -81,7 +81,7 @@ class Octets(Engine):
         if not self.lost:
             self.send(octets)
 
-    def _flush_due(self) -> None:
+    def flush_due(self) -> None:
         """A hook is waited for: what was answered before it goes out."""
         if self.out:
             self._flush()
@@ -89,7 +89,7 @@ class Octets(Engine):
     def _say_last(self, *, goodbye: bool) -> bool:
         """Send the last reply, and TLS's goodbye; False if there was nothing to be said."""
         said = bool(self.out)
-        self._flush_due()
+        self.flush_due()
         channel = self.channel
         if channel is not None and goodbye and not self.lost:
             channel.close()
@@ -131,7 +131,7 @@ class Octets(Engine):
 
         False: the engine stands still until it is done.
         """
-        self._flush_due()
+        self.flush_due()
         self.channel = self.server.contexts.channel()
         if isinstance(event, NeedsTLS) and event.data:
             self._shake_hands(self.channel, event.data)

@@ -133,7 +133,7 @@ class ServerCore(Application):
         remote_address: str | None = None,
         remote_port: int | None = None,
     ) -> Any:
-        """The connection for a connected socket, not begun; None: it was over the limit, and is closed."""
+        """The connection for a connected socket, not begun; None: there is none, and the socket is closed."""
         sock.settimeout(0)
         name = _asked(sock.getsockname)
         if isinstance(name, tuple):  # not a unix socket
@@ -147,7 +147,11 @@ class ServerCore(Application):
         else:
             remote = socket_address(_asked(sock.getpeername))
             remote = (_first(remote_address, remote[0]), _first(remote_port, remote[1]))
-        driver = self.begin(sock, local, remote, clock, id)
+        try:
+            driver = self.begin(sock, local, remote, clock, id)
+        except Exception as error:  # noqa: BLE001 - costs this connection, not the others
+            self.report(error, "accept", None)
+            driver = None
         if driver is None:
             sock.close()
         return driver

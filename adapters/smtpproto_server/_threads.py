@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 import threading
 import time
 from collections import deque
@@ -31,7 +32,7 @@ class Threads:
         self._most: int = most
         self._name: str = name
         self._numbers: itertools.count[int] = itertools.count(1)
-        self._change: threading.Condition = threading.Condition(threading.Lock())
+        self._change: threading.Condition = threading.Condition()
         self._work: deque[Work] = deque()
         self._running: int = 0
         self._idle: int = 0
@@ -63,7 +64,7 @@ class Threads:
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
-            work()
+            _call(work)
             del work  # a thread that waits holds nothing of the last one
 
     def _next(self) -> Work | None:
@@ -86,7 +87,7 @@ class Timers:
     __slots__ = ("_change", "_closed", "_due", "_numbers", "_started")
 
     def __init__(self) -> None:
-        self._change: threading.Condition = threading.Condition(threading.Lock())
+        self._change: threading.Condition = threading.Condition()
         self._due: list[tuple[float, int, Work]] = []
         self._numbers: itertools.count[int] = itertools.count()
         self._started: bool = False
@@ -117,7 +118,7 @@ class Timers:
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
-            work()
+            _call(work)
             del work
 
     def _next(self) -> Work | None:
@@ -128,3 +129,11 @@ class Timers:
                     return heapq.heappop(self._due)[2]
                 self._change.wait(left)
         return None
+
+
+def _call(work: Work) -> None:
+    """What fails is shown as Python shows it, and stops no other work."""
+    try:
+        work()
+    except BaseException:  # noqa: BLE001 - as it says above
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))

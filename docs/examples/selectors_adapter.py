@@ -83,6 +83,8 @@ class Connection(SocketDriver):
 
     def apart(self, call: Callable[[], Any]) -> None:
         """In a thread."""
+        self.flush_due()
+        self.in_thread = True  # a hook that is given up keeps it: it must not see what comes after
         threads = self.server.lookups if self.hook_name == "resolver" else self.server.hooks
         try:
             threads.submit(partial(self.work, call))

@@ -237,7 +237,7 @@ class _Plain(_Now):
 
     def _wait(self) -> None:
         """The hook waits: the conversation goes on until the step that ends the wait."""
-        self._flush_due()
+        self.flush_due()
         while not self.struck and self._more():
             self.end_step()
             step = self.todo.pop(0)

@@ -52,7 +52,11 @@ def test_refused_clients_that_stay_silent_keep_nobody_waiting() -> None:
 @pytest.mark.parametrize("where", ["prepare", "bind", "listening"])
 def test_a_close_by_a_signal_within_listen_is_not_lost(where: str) -> None:
     server = SMTPServer(name="mx.test")
-    before = signal.signal(signal.SIGUSR1, lambda *_: server.close())
+
+    def close(*_: object) -> None:
+        server.close()
+
+    before = signal.signal(signal.SIGUSR1, close)
     step = getattr(server, where)
 
     def interrupted(*args: Any, **how: Any) -> Any:

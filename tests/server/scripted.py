@@ -152,7 +152,7 @@ class Scripted(Driver):
         if self.server.coroutines:
             return waiting(Asked((), call))
         self.in_thread = True
-        self._flush_due()
+        self.flush_due()
         self.due_call = call
         return None
 
