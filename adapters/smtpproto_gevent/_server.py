@@ -124,6 +124,8 @@ class Connection(SocketDriver):
         self._noticing = None
         if self._turn is not None and self.waits is not PARTED:
             self.flush_due()
+            if self.noted:  # the client was gone already
+                self.go_on()
             self._watch()
 
     def _watch(self) -> None:
