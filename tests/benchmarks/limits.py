@@ -1,7 +1,8 @@
 # What speed must not slip below: ratios of two servers in one run, and limits of memory.
 #
 # A ratio holds on any machine where both were measured under the same load at the same time; a time
-# holds on one machine. So there is no limit for a time.
+# holds on one machine. So there is no limit for a time. Each limit is what was measured, and about a sixth
+# more: medians on a shared machine move.
 
 from __future__ import annotations
 
@@ -52,24 +53,22 @@ OURS: Final = ("asyncio", "asyncio-plain", "uvloop", "anyio", "trio", "gevent", 
 BESIDE_FLOORS: Final = (
     *ratios(
         "asyncio", "floor-asyncio",
-        small10=1.5, reuse10=1.5, churn=1.8, pipeline=2.5, rcpt100=5, commands=6, pipeline1m=1, large20m=1,
+        small10=3.2, reuse10=3.1, churn=3, pipeline=5.9, rcpt100=4.5, commands=4.4, pipeline1m=1.05,
+        large20m=1.1,
     ),
-    *ratios("asyncio", "floor-buffered", pipeline1m=2.2, large20m=2.2),
-    *ratios("uvloop", "floor-uvloop-buffered", small10=1.4, reuse10=1.4, pipeline=2.7, pipeline1m=2.3),
-    *ratios("gevent", "floor-gevent", reuse10=1.6, pipeline=1.6, large1m=2.3, pipeline1m=2.3),
-    *ratios("blocking", "floor-threads", reuse10=1.6, pipeline=1.6, large1m=2.3, pipeline1m=2.3),
-    *ratios("anyio", "floor-anyio", reuse10=1.6, pipeline=1.6, large1m=2.3, pipeline1m=2.3),
+    *ratios("asyncio", "floor-buffered", pipeline1m=1.7, large20m=2.2),
+    *ratios("uvloop", "floor-uvloop-buffered", small10=5.1, reuse10=3.2, pipeline=5.2, pipeline1m=1.2),
+    *ratios("gevent", "floor-gevent", reuse10=2.1, pipeline=5.2, large1m=2.3, pipeline1m=1.7),
+    *ratios("blocking", "floor-threads", reuse10=5.4, pipeline=10.4, large1m=2.3, pipeline1m=1.7),
+    *ratios("anyio", "floor-anyio", reuse10=2, pipeline=2.4, large1m=2.3, pipeline1m=1.9),
 )  # fmt: skip
 BESIDE_PEERS: Final = (
-    *(
-        limit
-        for ours, theirs in (("asyncio", "aiosmtpd"), ("uvloop", "aiosmtpd-uvloop"))
-        for limit in ratios(
-            ours, theirs, small10=0.3, reuse10=0.2, pipeline=0.12, rcpt100=0.06, pipeline1m=0.06
-        )
+    *ratios("asyncio", "aiosmtpd", small10=0.56, reuse10=0.3, pipeline=0.18, rcpt100=0.03, pipeline1m=0.06),
+    *ratios(
+        "uvloop", "aiosmtpd-uvloop", small10=0.45, reuse10=0.26, pipeline=0.15, rcpt100=0.06, pipeline1m=0.04
     ),
     *(Limit(workload, "asyncio", 1.0, "node-smtp-server") for workload in ON_SOCKETS),
-    *ratios("asyncio", "smtp-sink", pipeline1m=1, large20m=1),
+    *ratios("asyncio", "smtp-sink", pipeline1m=0.3, large20m=1),
 )
 MEMORY: Final = (
     *(Limit("large20m", server, 8.0, figure="growth_mib") for server in OURS),
