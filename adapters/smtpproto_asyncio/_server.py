@@ -297,12 +297,20 @@ class Connection(Driver):
         self._timer = None
         self.run(self.expired)
 
+    def end(self) -> None:
+        """The loop keeps nothing of it."""
+        super().end()
+        self._stop_timer()
+
     def finished(self) -> None:
         """The task may end."""
+        self._stop_timer()
+        self._wake()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wake()
 
     # --- threads, and others that read for the hook -----------------------------------------------
 
