@@ -291,10 +291,7 @@ class Script:
         driver = self.driver = self.server.begin(
             None, ("192.0.2.25", 25), ("192.0.2.1", 4321), lambda: self.now
         )
-        driver.running = True
-        if next(self.outsides) & 8:
-            self.outside()
-        driver.begin()
+        driver.go_on()
         for _ in range(MOST_STEPS):
             if driver.over_:
                 break

@@ -265,7 +265,7 @@ class Engine(Core):
                 return PAUSED
             if (self.draining or self.overdue) and _end_is_due(self):
                 continue
-            if self.out and (self.flush or len(self.out) >= MANY_REPLIES) and len(self.buffer):
+            if self.out and (self.flush or len(self.out) >= MANY_REPLIES) and not self.buffer.is_used_up():
                 self.flush = False
                 return SEND
             read = _READERS.get(self.state)

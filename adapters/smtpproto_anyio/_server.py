@@ -127,7 +127,7 @@ class Connection(SocketDriver):
             await anyio.lowlevel.checkpoint()
             self.go_on()
             return
-        with anyio.CancelScope(deadline=_deadline(self.when)) as scope:
+        with anyio.CancelScope(deadline=_deadline(self.rings)) as scope:
             self._waiting = scope
             try:
                 if self._busy or self.waits is PARTED:  # the second task is on its way out, and wakes us
@@ -141,8 +141,8 @@ class Connection(SocketDriver):
         if self._again:
             self._again = False
             self.go_on()
-        if self.clock() >= self.when:
-            self.rang()
+        if self.clock() >= self.rings:
+            self.expired()
 
     async def _at_socket(self) -> None:
         self._busy = True
@@ -169,7 +169,6 @@ class Connection(SocketDriver):
 
     def alarm(self, when: float) -> None:
         """The waits have deadlines."""
-        self.when = when
         if self._watching is not None:
             self._watching.deadline = _deadline(when)
 
@@ -217,7 +216,7 @@ class Connection(SocketDriver):
         with anyio.CancelScope() as scope:
             self._watching = scope
             while self._hook_runs():
-                scope.deadline = _deadline(self.when)
+                scope.deadline = _deadline(self.rings)
                 if self._has_parted() or self.lost or ((self.held or self.eof) and not self.full):
                     with anyio.CancelScope() as self._nap:
                         await anyio.sleep_forever()
@@ -227,8 +226,8 @@ class Connection(SocketDriver):
                 if self._hook_runs() and not self._has_parted():
                     self._look()
         self._watching = self._nap = None
-        if self._hook_runs() and self.clock() >= self.when:
-            self.rang()
+        if self._hook_runs() and self.clock() >= self.rings:
+            self.expired()
             if self._hook_runs() and self._tasks is not None:
                 self._tasks.start_soon(self._watch, name="smtpproto watch")
         if self._waiting is not None:

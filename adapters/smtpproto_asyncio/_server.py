@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import os
+import socket
 import time
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
 from concurrent.futures import Future
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from smtpproto_server import Driver, ServerCore, Threads, has_octets
+from smtpproto_server import Driver, ServerCore, SocketDriver, Threads
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Coroutine, Generator, Mapping
     from types import TracebackType
     from typing import Unpack
@@ -32,49 +33,12 @@ __all__ = ["SMTPServer", "serve", "serve_connection"]
 NOTHING: Final = object()
 
 
-class Protocol(asyncio.BufferedProtocol):
-    """What the transport calls."""
-
-    __slots__ = ("_buffer", "_connection")
-
-    def __init__(self, connection: Connection, buffer: memoryview) -> None:
-        self._connection: Connection = connection
-        self._buffer: memoryview = buffer
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A stream protocol gets no other; uvloop's classes do not inherit from asyncio's.
-        self._connection.connected(cast("asyncio.Transport", transport))
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        # All connections of a server read into the same memory: between here and
-        # buffer_updated nothing else runs.
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        connection = self._connection
-        connection.run(connection.received, bytes(self._buffer[:nbytes]))
-
-    def eof_received(self) -> bool:
-        self._connection.run(self._connection.received, b"")
-        return True  # the client may still read
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.run(self._connection.lose, exc)
-
-    def pause_writing(self) -> None:
-        self._connection.full = True
-
-    def resume_writing(self) -> None:
-        # Not here: a transport that is closed by us now would be lost twice.
-        self._connection.loop.call_soon(self._connection.run, self._connection.room)
-
-
-class Connection(Driver):
-    """A connection with a transport and a task."""
+class Connection(SocketDriver):
+    """A connection with a socket in the loop and a task."""
 
     __slots__ = (
-        "_awaited", "_cancels", "_context", "_refused", "_struck", "_timer", "_transport",
-        "_trap", "loop", "sock", "task",
+        "_awaited", "_cancels", "_context", "_foreign_cancels", "_reading", "_struck", "_timer", "_trap", "loop",
+        "task",
     )  # fmt: skip
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
@@ -82,36 +46,25 @@ class Connection(Driver):
     def __init__(
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
     ) -> None:
-        loop = self.loop = server.loop
-        self.sock: socket.socket = sock
-        self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._reading: bool = False
+        """The loop calls `_look` when the socket can be read."""
         self._trap: Any = NOTHING
         """What a hook waits for."""
         self._awaited: asyncio.Future[None] | None = None
         """The task waits for this: for something to do."""
         self._cancels: int = 0
         """How often the task was cancelled by us, to end a hook."""
-        self._refused: int = 0
+        self._foreign_cancels: int = 0
         """How often by somebody else, who is obeyed when the connection has ended."""
         self._struck: bool = False
         """The hook that runs has been raised a cancellation."""
-        super().__init__(server, clock, facts)
-        self.running = True  # until the transport is there, whatever comes is only noted
-        # The first step is taken here, as for a hook: one turn of the loop less than in the task.
-        protocol = Protocol(self, server.read_buffer)
-        making = loop.connect_accepted_socket(lambda: protocol, sock)
-        waiter: asyncio.Future[Any] | None = None
-        try:
-            waiter = making.send(None)
-        except OSError as error:  # the client was gone before we looked
-            server.log.debug("a connection was lost at once: %r", error)
-            self.lost = self.noted = True
+        super().__init__(server, sock, clock, facts)
+        loop = self.loop = server.loop
         self._context: contextvars.Context = contextvars.copy_context()
         self.task: asyncio.Task[None] = loop.create_task(
-            self._serve(making, waiter), name="smtpproto connection", context=self._context
+            self._serve(), name="smtpproto connection", context=self._context
         )
-
         self.task.add_done_callback(self._task_ended)
 
     def _task_ended(self, _task: asyncio.Task[None]) -> None:
@@ -130,48 +83,23 @@ class Connection(Driver):
         finally:
             _leave_task(loop, task)
 
-    def connected(self, transport: asyncio.Transport) -> None:
-        """The socket has its transport."""
-        self._transport = transport
-        # The system has it all when nothing is left here, so any octet that stays is a pause.
-        transport.set_write_buffer_limits(0)
-
-    async def _serve(self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None) -> None:
-        """Be there for what only a task can do: to begin, to await hooks, to be cancelled."""
-        try:
+    async def _serve(self) -> None:
+        """Be there for what only a task can do: to await hooks, to be cancelled."""
+        self.read_on()
+        self.go_on()
+        while self in self.server.peers:
+            self._awaited = self.loop.create_future()
             try:
-                await self._end_making(making, waiter)
-            except asyncio.CancelledError:
-                self._refused = self.task.cancelling()
-                self.lose()
-            self.begin()  # not before: a task that is cancelled before its first step never takes it
-            while self in self.server.peers:
-                self._awaited = self.loop.create_future()
-                try:
-                    if self._trap is NOTHING:
-                        await self._awaited
-                    await self._await_hook()
-                except asyncio.CancelledError as error:
-                    self._cancelled(error)
-                except GeneratorExit:  # the hook has had it, but Python raises it in all that await it
-                    if not self.loop.is_running():
-                        raise
-        finally:
-            making.close()
-        if self._refused:
+                if self._trap is NOTHING:
+                    await self._awaited
+                await self._await_hook()
+            except asyncio.CancelledError as error:
+                self._cancelled(error)
+            except GeneratorExit:  # the hook has had it, but Python raises it in all that await it
+                if not self.loop.is_running():
+                    raise
+        if self._foreign_cancels:
             raise asyncio.CancelledError
-
-    @coroutine
-    def _end_making(
-        self, making: Coroutine[Any, Any, object], waiter: asyncio.Future[Any] | None
-    ) -> Generator[Any, Any, None]:
-        """Await what is left of making the transport."""
-        if waiter is None:
-            return
-        if not waiter.done():
-            yield waiter
-        with contextlib.suppress(StopIteration):
-            making.send(None)
 
     @coroutine
     def _await_hook(self) -> Generator[Any, Any, None]:
@@ -215,9 +143,9 @@ class Connection(Driver):
         elif self.hook is not None:
             self._struck = True
             self.resume(error=error)
-        elif self.task.cancelling() > self._refused:
+        elif self.task.cancelling() > self._foreign_cancels:
             # Somebody else's wish: the loop is ending. What is left is to tell the application.
-            self._refused = self.task.cancelling()
+            self._foreign_cancels = self.task.cancelling()
             self.lose()
 
     def cancel_hook(self) -> None:
@@ -236,12 +164,12 @@ class Connection(Driver):
         while self._cancels:
             self._cancels -= 1
             task.uncancel()
-        if task.cancelling() <= self._refused or not struck:
+        if task.cancelling() <= self._foreign_cancels or not struck:
             return False
         if isinstance(error, asyncio.CancelledError):
-            self._refused = task.cancelling()
+            self._foreign_cancels = task.cancelling()
             return True
-        while task.cancelling() > self._refused:
+        while task.cancelling() > self._foreign_cancels:
             task.uncancel()
         return False
 
@@ -251,41 +179,49 @@ class Connection(Driver):
 
     # --- octets and time --------------------------------------------------------------------------
 
-    def send(self, octets: bytes) -> None:
-        """By the transport."""
-        if self._transport is not None:
-            self._transport.write(octets)
+    def _look(self) -> None:
+        """The loop: the socket can be read. As `run`, without its arguments."""
+        loop, task = self.loop, self.task
+        _enter_task(loop, task)
+        try:
+            self._context.run(self.readable)
+            if self.server.errors_come_once and self._reading:
+                self._context.run(self._look_for_error)
+        finally:
+            _leave_task(loop, task)
+
+    def _look_for_error(self) -> None:
+        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self.lose(OSError(number, os.strerror(number)))
+
+    def await_room(self) -> None:
+        """The loop says when."""
+        self.loop.add_writer(self.sock, self.run, self.writable)
+
+    def room(self) -> None:
+        """All that was to be sent has gone."""
+        self.loop.remove_writer(self.sock)
+        super().room()
 
     def hold(self) -> None:
-        """By the transport."""
-        if self._transport is not None:
-            self._transport.pause_reading()
+        """The loop leaves the socket alone."""
+        if self._reading:
+            self._reading = False
+            self.loop.remove_reader(self.sock)
 
     def read_on(self) -> None:
-        """By the transport."""
-        if self._transport is not None:
-            self._transport.resume_reading()
-
-    def octets_wait(self) -> bool:
-        """Look into the socket: a turn of the loop only to find nothing costs more."""
-        return has_octets(self.sock)
-
-    def end_output(self) -> None:
-        """By the transport; the peer may have been faster."""
-        try:
-            if self._transport is not None:
-                self._transport.write_eof()
-        except OSError:
-            self.lost = self.noted = True
+        """The loop looks at the socket again."""
+        if not (self._reading or self.read_all):
+            self._reading = True
+            self.loop.add_reader(self.sock, self._look)
 
     def drop(self) -> None:
-        """The transport closes the socket."""
-        if self._transport is None:
-            self.sock.close()
-        elif self.full or self.lost:
-            self._transport.abort()
-        else:
-            self._transport.close()
+        """Take the socket from the loop, and close it."""
+        self.hold()
+        if self.full:
+            self.loop.remove_writer(self.sock)
+        super().drop()
 
     def alarm(self, when: float) -> None:
         """By a timer of the loop."""
@@ -392,11 +328,6 @@ def _fulfil(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-# Octets; one for each server, not for each connection. What is made of them, twice for the search for
-# bare newlines, then stays in a processor's second cache: larger pieces cost more than further reads.
-READ_BUFFER: Final = 64 * 1024
-
-
 class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
@@ -404,9 +335,10 @@ class SMTPServer(ServerCore):
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
-        self.read_buffer: memoryview = memoryview(bytearray(READ_BUFFER))
         self._clock: Callable[[], float] = time.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.errors_come_once: bool = False
+        """The loop calls a reader no more after an error of its socket: libuv's, as uvloop uses it."""
         self._threads: dict[str, Threads] = {}
         self._closing: asyncio.Task[None] | None = None
         self._empty: asyncio.Event = asyncio.Event()
@@ -488,6 +420,7 @@ class SMTPServer(ServerCore):
         # asyncio's own clock is time.monotonic, one frame further away.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._clock = time.monotonic if own else loop.time
+        self.errors_come_once = not isinstance(loop, asyncio.BaseEventLoop)
         self.prepare()
 
     def _accept_from(self, listener: Listener) -> None:

@@ -152,7 +152,7 @@ class Connection(SocketDriver):
                     poll.register(latches[self.stop_seen], select.POLLIN)
                 if self._looked_up is not None:
                     poll.register(self._looked_up, select.POLLIN)
-                left = None if self.when == NEVER else math.ceil((self.when - self.clock()) * 1000)
+                left = None if self.rings == NEVER else math.ceil((self.rings - self.clock()) * 1000)
             ready = {descriptor for descriptor, _ in poll.poll(None if left is None else max(0, left))}
         with self.lock:
             if self._looked_up is not None and self._looked_up.fileno() in ready:
@@ -160,7 +160,7 @@ class Connection(SocketDriver):
             if self._is_over(stream):
                 return
             if not ready:
-                self.rang()
+                self.expired()
             elif self.sock.fileno() not in ready:
                 self.go_on()
             elif self.full:
@@ -241,7 +241,7 @@ class Connection(SocketDriver):
         with self.lock:
             self._timer_at = NEVER
             if self._hook_works() and self.clock() >= self.hook_ends:
-                self.rang()
+                self.expired()
             else:
                 self._set_timer()
 

@@ -159,14 +159,14 @@ class Connection(SocketDriver):
 
     def _pump(self, stream: MessageStream | None) -> None:
         """Wait for the client, the time or a poke; take in what came if `stream` is still the message."""
-        if (not self.noted and self.clock() < self.when) or self.waits is PARTED:
+        if (not self.noted and self.clock() < self.rings) or self.waits is PARTED:
             self._wait(stream)
         if stream is not self.stream or self not in self.server.peers:
             return
         if self.noted or self.waits is PARTED:
             self.go_on()
-        elif self.clock() >= self.when:
-            self.rang()
+        elif self.clock() >= self.rings:
+            self.expired()
         elif self.full:
             self.writable()
         elif not self.readable():
@@ -200,7 +200,6 @@ class Connection(SocketDriver):
 
     def alarm(self, when: float) -> None:
         """By a timer of the hub."""
-        self.when = when
         self._stop_timer()
         self._timer = self._hub.loop.timer(max(0.0, when - self.clock()))
         self._timer.start(self._rang, update=True)
@@ -213,9 +212,9 @@ class Connection(SocketDriver):
     def _rang(self) -> None:
         self._stop_timer()
         if self._turn is not None and self._hook_works():
-            self.rang()
+            self.expired()
         else:
-            self.when = 0.0  # a timer may be a little early: `expired` looks, and sets it again
+            self.rings = 0.0  # a timer may be a little early: `expired` looks, and sets it again
             if self._waiter is not None:
                 self._waiter.switch(None)
 

@@ -151,7 +151,8 @@ class Calls(Octets):
             self._done(error=error)
         else:
             self.hook = running
-            self._start_time()
+            if self.timed or name == "resolver":
+                self._start_time()
             piece = self._heed(trap)
             if piece is not None:
                 self._step_hook(piece, None)
@@ -161,7 +162,8 @@ class Calls(Octets):
         server = self.server
         if not server.coroutines:
             call = self.hook = partial(_plain_result, name, hook, args)
-            self._start_time()
+            if self.timed or name == "resolver":
+                self._start_time()
             try:
                 self.apart(call)
             except RuntimeError as error:  # the system has no thread for it
@@ -184,12 +186,11 @@ class Calls(Octets):
 
     def _begin(self, running: Coroutine[Any, Any, Any]) -> None:
         self.hook = running
-        self._start_time()
+        if self.timed or self.hook_name == "resolver":
+            self._start_time()
         self._step_hook(None, None)
 
     def _start_time(self) -> None:
-        if not self.timed and self.hook_name != "resolver":
-            return
         options, now = self.server.options, self.clock()
         self.hook_ends = now + (options.hook_timeout or NEVER)
         if self.hook_name == "resolver":

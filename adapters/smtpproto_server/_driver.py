@@ -115,8 +115,10 @@ class Driver(Calls):
     # --- what a runtime adds ----------------------------------------------------------------------
 
     def alarm(self, when: float) -> None:
-        """Call `expired` then (the clock's seconds), in place of any later time it was set for."""
-        raise NotImplementedError
+        """Call `expired` then, at `rings` (the clock's seconds), in place of any later time.
+
+        A runtime whose waits look at `rings` has nothing to do here.
+        """
 
     def poke(self) -> None:
         """Call `go_on` soon, where the connection runs; may be called from any thread."""
@@ -126,17 +128,6 @@ class Driver(Calls):
         """Nothing is left to be done."""
 
     # --- from outside -----------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Go on for the first time, where octets may be here already that were only noted.
-
-        The engine has to say first whether they belong to TLS.
-        """
-        noted, self.noted, self.running = self.noted, False, False
-        self.go_on()
-        if noted:
-            self.noted = True
-            self.go_on()
 
     def received(self, data: bytes) -> None:
         """Octets have come from the socket; b"" is their end."""
@@ -246,7 +237,7 @@ class Driver(Calls):
                         continue
                     if self._wait_for_client():
                         return
-                elif self._stands_still():
+                elif signal is _PAUSED and self._stands_still():
                     return
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one session, not the server
             self._fail(error)

@@ -6,7 +6,6 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto_server._clocks import NEVER
 from smtpproto_server._driver import Driver
 from smtpproto_server._sockets import has_octets
 
@@ -23,7 +22,7 @@ READ_SIZE: Final = 64 * 1024  # octets
 class SocketDriver(Driver):
     """The runtime waits until the socket can be read (or, while `full`, written), and says so."""
 
-    __slots__ = ("rest", "sock", "when")
+    __slots__ = ("read_all", "rest", "sock")
 
     full: bool  # of Octets; said again for checkers of types
 
@@ -33,27 +32,32 @@ class SocketDriver(Driver):
         self.sock: socket.socket = sock
         self.rest: bytes | memoryview = b""
         """What is sent when there is room."""
-        self.when: float = NEVER
-        """When `expired` is to be called."""
+        self.read_all: bool = False
+        """The client will send no more octets."""
         super().__init__(server, clock, facts)
 
     def send(self, octets: bytes) -> None:
-        """As far as the system takes it."""
-        self.rest = bytes(self.rest) + octets if self.rest else octets
-        self.send_rest()
+        """As far as the system takes it; the rest when there is room."""
+        if self.rest:
+            self.rest = bytes(self.rest) + octets
+            return
+        sent = self._sent(octets)
+        if sent < len(octets):
+            self.rest, self.full = memoryview(octets)[sent:], True
+            self.await_room()
 
-    def send_rest(self) -> None:
-        """Send what is left; `full` says whether something still is."""
-        rest = self.rest
+    def _sent(self, octets: bytes | memoryview) -> int:
+        """How many the system has taken."""
         try:
-            sent = self.sock.send(rest)
+            return self.sock.send(octets)
         except (BlockingIOError, InterruptedError):
-            sent = 0
+            return 0
         except OSError as error:
             self.note_loss(error)
-            sent = len(rest)
-        self.rest = b"" if sent == len(rest) else memoryview(rest)[sent:]
-        self.full = bool(self.rest)
+            return len(octets)
+
+    def await_room(self) -> None:
+        """Call `writable` when the socket has room; for a runtime that does not look at `full` itself."""
 
     def readable(self) -> bool:
         """The socket may have octets; True if something came of it."""
@@ -62,25 +66,26 @@ class SocketDriver(Driver):
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
+            self._no_more()
             self.lose(error)
         else:
+            if not data:
+                self._no_more()
             self.received(data)
         return True
 
+    def _no_more(self) -> None:
+        """The client will send no more octets, though the socket stays readable."""
+        self.read_all = True
+        self.hold()
+
     def writable(self) -> None:
         """The socket may have room."""
-        self.send_rest()
-        if not self.full:
+        rest = self.rest
+        self.rest = rest[self._sent(rest) :]
+        if not self.rest:
+            self.rest = b""
             self.room()
-
-    def alarm(self, when: float) -> None:
-        """The runtime's wait ends then."""
-        self.when = when
-
-    def rang(self) -> None:
-        """The time of `alarm` has come."""
-        self.when = NEVER
-        self.expired()
 
     def octets_wait(self) -> bool:
         """Look into the socket."""

@@ -218,13 +218,13 @@ class SMTPServer(ServerCore):
         """Wait for all sockets, and for the time."""
         while self.knocker.fileno() >= 0:
             with self.lock:
-                soonest = min((peer.when for peer in self.peers), default=NEVER)
+                soonest = min((peer.rings for peer in self.peers), default=NEVER)
             ready = self.selector.select(min(soonest - time.monotonic(), LONGEST))
             with self.lock:
                 for key, _ in ready:
                     key.data()
-                for peer in [each for each in self.peers if each.when <= time.monotonic()]:
-                    peer.rang()
+                for peer in [each for each in self.peers if each.rings <= time.monotonic()]:
+                    peer.expired()
 
     def knock(self) -> None:
         """Have it look again at what is to be waited for."""

@@ -63,7 +63,7 @@ class _Now(Driver):
     def play(self) -> list[tuple[Any, ...]]:
         if self.stage.talk.early and self.todo[0].what == "octets":
             self.socket.append(self.todo.pop(0).of)
-        self.begin()
+        self.go_on()
         self.settle()
         self.end_step()
         while self.todo and not self.has_finished:

@@ -213,26 +213,6 @@ def test_early_talk_in_one_piece_with_a_proxy_header_is_noticed_without_waiting(
     assert play.say(PROXY + b"EHLO a\r\n") == TOO_SOON
 
 
-def test_octets_that_were_there_before_the_first_step_are_early_talk() -> None:
-    play = Play(greeted=False, begins=False)
-    play.driver.running = True  # as a runtime sets it whose transport may be faster
-    play.driver.received(b"EHLO a\r\n")
-    assert play.sent() == b""
-    play.driver.begin()
-    assert play.sent().endswith(TOO_SOON)
-
-
-def test_a_hello_that_was_there_before_the_first_step_belongs_to_tls() -> None:
-    play = Play(greeted=False, begins=False, secure=True)
-    play.driver.running = True
-    client = TlsClient()
-    play.driver.received(client.shake(b""))
-    play.driver.begin()
-    client.shake(play.driver.wire)
-    assert not play.errors
-    assert not play.driver.did
-
-
 def test_the_delay_is_waited_out() -> None:
     play = Play(early_talker_delay=5, greeted=False)
     assert play.due == 5
