@@ -92,7 +92,7 @@ class Server(ServerCore):
         self.reported.clear()
         self.connections.clear()
         self.peers.clear()
-        self._clients = self._refusing = 0
+        self.counts.update({False: 0, True: 0})
 
     @property
     def contexts(self) -> Any:

@@ -470,7 +470,7 @@ class Script:
         assert driver.over_ == 1, "it ended twice"
         assert not server.connections
         assert not server.peers
-        assert server._clients == server._refusing == 0
+        assert server.counts == {False: 0, True: 0}
         for error, stage in server.reported:
             assert stage != "socket" or error in self.ours, repr(error)
             assert stage != "hook" or not isinstance(error, _FAULTS), repr(error)

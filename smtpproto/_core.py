@@ -167,6 +167,13 @@ class Core:
         self.events.append(event)
         self.asked = event
 
+    def mechanism_failed(self, error: Exception) -> None:
+        """A SASL mechanism of the application's has raised; its AUTH is answered.
+
+        Raised on to whoever runs the engine, which can go on; a subclass may report it instead.
+        """
+        raise error
+
     def move(self, step: Step) -> None:
         """Take a step of the state machine."""
         self.state = AFTER[self.state][step]

@@ -394,13 +394,12 @@ def _read_lines(engine: Engine) -> Signal | None:  # noqa: C901, PLR0911, PLR091
     if not engine.reads_plain or buffer.begun is not None or (engine.guarded and _lacks_something(engine)):
         return read_command(engine)
     engine.undisturbed = True
+    chunk = buffer.chunk
     while engine.undisturbed:
-        chunk, at = buffer.chunk, buffer.at
-        if at == len(chunk) and buffer.later is None:
-            buffer.chunk, buffer.at = b"", 0  # an idle connection holds no octets
-            return NEED_DATA
-        match = PLAIN_LINE(chunk, at)
+        match = PLAIN_LINE(chunk, buffer.at)
         if match is None:
+            if buffer.is_used_up():
+                return NEED_DATA
             return read_command(engine)
         kind, state = match.lastindex, engine.state
         if kind == RCPT_LINE:

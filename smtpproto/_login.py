@@ -37,10 +37,12 @@ def auth(core: Core, argument: str) -> None:
     name = words[0].upper()
     try:
         mechanism = _mechanism(core, name)
-    except Exception:
+        server_first = mechanism.server_first
+    except Exception as error:  # noqa: BLE001 - the application's fault; the client gets its answer all the same
         refuse_auth(core, say.INTERNAL_ERROR)
-        raise
-    if mechanism.server_first and len(words) > 1:
+        core.mechanism_failed(error)
+        return
+    if server_first and len(words) > 1:
         refuse_auth(core, say.no_initial_response(name))
         return
     exchange = core.exchange = Exchange(mechanism)
@@ -100,10 +102,10 @@ def _step(core: Core, exchange: Exchange, response: bytes | None) -> None:
         return
     try:
         result = _checked(exchange.mechanism, exchange.mechanism.step(response))
-    except Exception:
-        # The application's fault, and its to see; the client gets its answer all the same.
+    except Exception as error:  # noqa: BLE001 - as above
         _fail(core, say.INTERNAL_ERROR)
-        raise
+        core.mechanism_failed(error)
+        return
     if isinstance(result, AuthRequest):
         core.ask(AuthRequested(result.credentials, core.session))
     else:
@@ -128,15 +130,32 @@ def login_decided(core: Core, exchange: Exchange, event: AuthRequested, decision
         exchange.credentials = event.auth
     elif isinstance(decision, Reject) or not decision.user:
         refusal = decision if isinstance(decision, Reject) else None
-        said = _invalid(exchange.mechanism) if refusal is None else decided_reply(refusal, say.LOGIN_REFUSED)
-        refused = getattr(exchange.mechanism, "refused", None)  # one of the application's own may lack it
-        more: Challenge | None = None if refused is None else refused(refusal)
+        try:
+            said = _invalid(exchange.mechanism)
+            if refusal is not None:
+                said = decided_reply(refusal, say.LOGIN_REFUSED)
+            more = _last_challenge(exchange.mechanism, refusal)
+        except Exception as error:  # noqa: BLE001 - as above
+            core.mechanism_failed(error)  # where it raises, the question stays open
+            _fail(core, say.INTERNAL_ERROR)
+            return
         if more is None:
             _fail(core, said)
             return
         exchange.last_word = said
         decision = more
     _answer(core, decision)
+
+
+def _last_challenge(mechanism: Mechanism, refusal: Reject | None) -> Challenge | None:
+    """What a mechanism says before the login is refused, if it says anything (XOAUTH2 does)."""
+    refused = getattr(mechanism, "refused", None)  # one of the application's own may lack it
+    more: Challenge | None = None if refused is None else refused(refusal)
+    if not isinstance(more, Challenge | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+        raise LocalProtocolError(
+            f"{type(more).__name__} is no last step of {mechanism!r}; it takes Challenge or None"
+        )
+    return more
 
 
 def _invalid(mechanism: Mechanism) -> Reply:

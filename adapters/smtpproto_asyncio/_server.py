@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from smtpproto_server import Driver, ServerCore, SocketDriver, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
     from typing import Unpack
 
@@ -37,8 +37,8 @@ class Connection(SocketDriver):
     """A connection with a socket in the loop and a task."""
 
     __slots__ = (
-        "_awaited", "_cancels", "_context", "_foreign_cancels", "_reading", "_struck", "_timer", "_trap", "loop",
-        "task",
+        "_awaited", "_cancels", "_context", "_foreign_cancels", "_reading", "_struck", "_timer", "_trap",
+        "loop", "task",
     )  # fmt: skip
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
@@ -197,30 +197,30 @@ class Connection(SocketDriver):
 
     def await_room(self) -> None:
         """The loop says when."""
-        self.loop.add_writer(self.sock, self.run, self.writable)
+        self.loop.add_writer(self.sock.fileno(), self.run, self.writable)
 
     def room(self) -> None:
         """All that was to be sent has gone."""
-        self.loop.remove_writer(self.sock)
+        self.loop.remove_writer(self.sock.fileno())
         super().room()
 
     def hold(self) -> None:
         """The loop leaves the socket alone."""
         if self._reading:
             self._reading = False
-            self.loop.remove_reader(self.sock)
+            self.loop.remove_reader(self.sock.fileno())
 
     def read_on(self) -> None:
         """The loop looks at the socket again."""
         if not (self._reading or self.read_all):
             self._reading = True
-            self.loop.add_reader(self.sock, self._look)
+            self.loop.add_reader(self.sock.fileno(), self._look)
 
     def drop(self) -> None:
         """Take the socket from the loop, and close it."""
         self.hold()
         if self.full:
-            self.loop.remove_writer(self.sock)
+            self.loop.remove_writer(self.sock.fileno())
         super().drop()
 
     def alarm(self, when: float) -> None:

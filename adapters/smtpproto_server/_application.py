@@ -67,8 +67,8 @@ class Application:
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
         self.counting: threading.Lock = threading.Lock()
         """Held while connections are counted in or out."""
-        self._clients: int = 0
-        self._refusing: int = 0
+        self.counts: Final[dict[bool, int]] = {False: 0, True: 0}
+        """How many connections are served, and how many are refused: keyed by `refused`."""
         for name in (*HOOKS, *OPTIONAL_HOOKS):
             given = getattr(self.options, name)
             if given is None and getattr(type(self), name) is None:
@@ -171,22 +171,20 @@ class Application:
             self.connections.add(new)
         return new
 
-    def closed(self, session: Session, reason: str, *, counted: bool) -> None:
+    def closed(self, session: Session, reason: str, *, refused: bool) -> None:
         """Count a connection out; once, whoever says so first."""
         if session not in self.connections:
             return
         self.connections.discard(session)
-        self._count(counted=counted, by=-1)
+        self.count(-1, refused=refused)
         self.log.debug("%s: closed: %s", session.id, reason)
         if reason.startswith("PROXY header refused"):
             self.report(ConnectionError(reason), "proxy", session)
 
-    def _count(self, *, counted: bool, by: int) -> None:
+    def count(self, by: int, *, refused: bool) -> None:
+        """Count a connection in (1) or out (-1)."""
         with self.counting:
-            if counted:
-                self._clients += by
-            else:
-                self._refusing += by
+            self.counts[refused] += by
 
     def gone(self, peer: object) -> None:
         """A connection has ended, with all that belongs to it."""

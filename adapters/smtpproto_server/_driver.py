@@ -54,7 +54,6 @@ __all__ = ["PARTED", "Driver", "Wait"]
 LAST_WORDS: Final = 5.0  # seconds that sending the end of a session may take
 LINGER: Final = 1.0  # seconds for a client that still sends to read the last reply
 LINGER_OCTETS: Final = 256 * 1024
-MAX_FAULTS: Final = 8  # errors of SASL mechanisms in one run of the engine
 
 
 # An enum's members are slow to find in CPython 3.11.
@@ -72,7 +71,6 @@ class Driver(Calls):
     """A connection being served. A runtime's connection is a subclass."""
 
     __slots__ = (
-        "counted",
         "ends",
         "inbox",
         "linger",
@@ -108,8 +106,6 @@ class Driver(Calls):
         """It is to be seen, before the answer counts, whether the client talks too soon."""
         self.reason: str = ""
         """Why the connection has ended."""
-        self.counted: bool = True
-        """Counted for `max_clients`; False for a connection over the limit."""
         super().__init__(server, clock, facts)
 
     # --- what a runtime adds ----------------------------------------------------------------------
@@ -178,7 +174,7 @@ class Driver(Calls):
         if self.waits is not PARTED:
             self.waits = PARTED
             self.drop()
-        self.server.closed(self.session, self.reason or "aborted", counted=self.counted)
+        self.server.closed(self.session, self.reason or "aborted", refused=self.refused)
         self.server.gone(self)
 
     def expired(self) -> None:
@@ -205,7 +201,7 @@ class Driver(Calls):
         """Run until something is awaited. Called from within, it does nothing: what is new was noted."""
         if self.running:
             return
-        self.running, faults = True, 0
+        self.running = True
         try:
             while True:
                 if self.noted:
@@ -216,14 +212,7 @@ class Driver(Calls):
                 if self.stream is not None and self._hook_has_enough(self.stream):
                     self._wait_for(HOOK)
                     return
-                try:
-                    signal = self.advance()
-                except Exception as error:  # a SASL mechanism of the application's; its AUTH is answered
-                    self.server.report(error, "hook", self.session)
-                    faults += 1
-                    if faults > MAX_FAULTS:
-                        raise
-                    continue
+                signal = self.advance()
                 if signal is _CLOSED:
                     if self._has_ended():
                         return
@@ -466,6 +455,10 @@ class Driver(Calls):
         self.reason = self.reason or event.reason
         return True
 
+    def mechanism_failed(self, error: Exception) -> None:
+        """As a hook that failed."""
+        self.server.report(error, "hook", self.session)
+
     # --- before the greeting: the delay, the name, on_connect -------------------------------------
 
     def _arrive(self, _event: Event) -> None:
@@ -544,7 +537,7 @@ class Driver(Calls):
     def _part(self, _kind: Any = None) -> None:
         self.waits, self.ends = PARTED, NEVER
         self.drop()
-        self.server.closed(self.session, self.reason, counted=self.counted)
+        self.server.closed(self.session, self.reason, refused=self.refused)
         hook = self.server.on_close
         if hook is None:
             self.over()

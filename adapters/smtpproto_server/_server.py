@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -135,17 +134,17 @@ class ServerCore(Application):
     ) -> Any:
         """The connection for a connected socket, not begun; None: there is none, and the socket is closed."""
         sock.settimeout(0)
-        name = _asked(sock.getsockname)
+        name = _unless_gone(sock.getsockname)
         if isinstance(name, tuple):  # not a unix socket
-            with contextlib.suppress(OSError):  # a reply never waits for the one before to be acknowledged
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A reply never waits for the one before to be acknowledged.
+            _unless_gone(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         local = socket_address(name)
         if local_address is not None or local_port is not None:
             local = (_first(local_address, local[0]), _first(local_port, local[1]))
         if remote_address is not None and remote_port is not None:
             remote = (remote_address, remote_port)
         else:
-            remote = socket_address(_asked(sock.getpeername))
+            remote = socket_address(_unless_gone(sock.getpeername))
             remote = (_first(remote_address, remote[0]), _first(remote_port, remote[1]))
         try:
             driver = self.begin(sock, local, remote, clock, id)
@@ -166,8 +165,8 @@ class ServerCore(Application):
     ) -> Any:
         """Count a new connection in and make what serves it; None: close it without a word."""
         options, limit = self.options, self.options.max_clients
-        refused = limit is not None and self._clients >= limit
-        if refused and options.secure and not options.secured and self._refusing >= (limit or 0):
+        refused = limit is not None and self.counts[False] >= limit
+        if refused and options.secure and not options.secured and self.counts[True] >= (limit or 0):
             return None
         facts = {
             "local": local,
@@ -182,8 +181,7 @@ class ServerCore(Application):
         driver = kind(self, sock, clock, facts)
         if refused:
             driver.refuse()
-            driver.counted = False
-        self._count(counted=not refused, by=1)
+        self.count(1, refused=refused)
         self.connections.add(driver.session)
         self.peers.add(driver)
         self.log.debug("%s: connection from [%s]:%d", driver.session.id, *remote)
@@ -211,10 +209,11 @@ def new_id() -> str:
     return os.urandom(16).translate(_ID_CHARACTERS).decode()
 
 
-def _asked(name: Callable[[], Any]) -> Any:
+def _unless_gone(ask: Callable[..., Any], *args: Any) -> Any:
+    """What a socket says of itself; None if its client was gone before we looked: reading will tell."""
     try:
-        return name()
-    except OSError:  # a client that was gone before we looked; reading will tell
+        return ask(*args)
+    except OSError:
         return None
 
 

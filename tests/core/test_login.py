@@ -516,13 +516,22 @@ def test_a_mechanism_need_not_know_our_base_class() -> None:
 
 
 class Stumbling(Scripted):
-    def refused(self, refusal: Reject | None) -> Challenge | None:
+    def refused(self, refusal: Reject | None) -> Any:
         if refusal == Reject(534):
-            raise ZeroDivisionError
-        return None
+            raise ZeroDivisionError("at the refusal")
+        return None if refusal == Reject(535) else "no challenge"
 
 
-def test_where_a_mechanism_cannot_refuse_the_question_stays_open() -> None:
+@pytest.mark.parametrize(
+    ("refusal", "error", "text"),
+    [
+        (Reject(534), ZeroDivisionError, "at the refusal"),
+        (Reject(), LocalProtocolError, r"str is no last step of <Scripted>; it takes Challenge or None"),
+    ],
+)
+def test_where_a_mechanism_cannot_refuse_the_question_stays_open(
+    refusal: Reject, error: type[Exception], text: str
+) -> None:
     options = Options(
         name="mx.test",
         allow_insecure_auth=True,
@@ -530,12 +539,25 @@ def test_where_a_mechanism_cannot_refuse_the_question_stays_open() -> None:
     )
     outcome = drive([[b"EHLO c.test\r\n"]], options, {})
     outcome.connection.receive_data(b"AUTH X-OWN\r\n")
-    with pytest.raises(ZeroDivisionError):
-        settle(outcome, {AuthRequested: Reject(534)})
+    with pytest.raises(error, match=text):
+        settle(outcome, {AuthRequested: refusal})
     assert isinstance(outcome.connection.question, AuthRequested)
-    outcome.connection.decide(Reject())
+    outcome.connection.decide(Reject(535))
     settle(outcome, {})
     assert outcome.replies[2:] == ["535 Error: Authentication credentials invalid"]
+
+
+def test_a_factory_that_gives_no_mechanism_raises_and_the_client_is_answered() -> None:
+    def make(_session: Session) -> Any:
+        return None
+
+    options = Options(name="mx.test", allow_insecure_auth=True, sasl_mechanisms={"PLAIN": make})
+    outcome = drive([[b"EHLO c.test\r\n"]], options, {})
+    outcome.connection.receive_data(PLAIN.encode() + b"\r\nNOOP\r\n")
+    with pytest.raises(AttributeError, match="server_first"):
+        settle(outcome, {})
+    settle(outcome, {})
+    assert outcome.replies[2:] == ["451 Error: internal error, please try again later", "250 OK"]
 
 
 def test_a_conversation_of_three_logins() -> None:

@@ -30,10 +30,7 @@ def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, .
     server.peers.add(runtime)
     if talk.refused:
         runtime.refuse()
-        runtime.counted = False
-        server._refusing += 1
-    else:
-        server._clients += 1
+    server.count(1, refused=talk.refused)
     return runtime.play()
 
 
@@ -72,11 +69,11 @@ class _Now(Driver):
             self.end_step()
         server = self.server
         self.stage.record.note(
-            "over", self.has_finished, server._clients, server._refusing, len(server.connections)
+            "over", self.has_finished, server.counts[False], server.counts[True], len(server.connections)
         )
         self.stage.record.note("reports", *self.stage.record.reports)
         self.end_step()
-        server._clients = server._refusing = 0
+        server.counts.update({False: 0, True: 0})
         server.connections.clear()
         server.peers.clear()
         return self.stage.record.steps

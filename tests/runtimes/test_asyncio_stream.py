@@ -25,7 +25,7 @@ def only_peer(server: Running) -> Any:
 
 
 @runtimes
-def test_the_transport_is_paused_while_a_hook_does_not_read(runtime: str) -> None:
+def test_the_socket_is_left_alone_while_a_hook_does_not_read(runtime: str) -> None:
     gate = threading.Event()
 
     async def on_data(stream: Any, _session: object) -> None:

@@ -387,7 +387,7 @@ class Play:
         assert driver.hook is None
         assert not self.server.peers
         assert not self.server.connections
-        assert self.server._clients == self.server._refusing == 0
+        assert self.server.counts[False] == self.server.counts[True] == 0
 
     def error(self) -> tuple[BaseException, str]:
         """The one error that was reported, and its stage."""

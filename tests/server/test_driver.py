@@ -19,11 +19,10 @@ from server.scripted import (
     UNCODED_DOWN,
     Asked,
     Play,
-    TlsClient,
     hook,
     waiting,
 )
-from smtpproto import Reject
+from smtpproto import Accept, AuthRequest, PlainCredentials, Reject
 from smtpproto_server import Wait
 from smtpproto_server._driver import LINGER, LINGER_OCTETS
 
@@ -527,28 +526,58 @@ def test_after_quit_nobody_lingers_and_tls_is_ended_politely() -> None:
 def test_one_client_more_than_the_limit_is_told_and_counted_apart() -> None:
     play = Play(max_clients=1)
     driver = play.server.begin(None, ("192.0.2.25", 25), ("192.0.2.2", 1), lambda: 0.0)
-    assert not driver.counted
-    assert play.server._refusing == 1
+    assert driver.refused
+    assert play.server.counts[True] == 1
     driver.go_on()
     assert driver.wire == b"421 mx.test Too many connected clients, try again in a moment\r\n"
     driver.received(b"")
     assert "finished" in driver.did
-    assert play.server._refusing == 0
-    assert play.server._clients == 1
+    assert play.server.counts[True] == 0
+    assert play.server.counts[False] == 1
 
 
-def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_goes_on() -> None:
-    class Broken:
-        server_first = False
+class Broken:
+    """A mechanism that raises where it is told to."""
 
-        def step(self, _response: bytes | None) -> None:
-            raise KeyError("x")
+    def __init__(self, place: str) -> None:
+        self.place: str = place
 
+    @property
+    def server_first(self) -> bool:
+        self.fail("server_first")
+        return False
+
+    def step(self, _response: bytes | None) -> AuthRequest:
+        self.fail("step")
+        return AuthRequest(PlainCredentials("", "u", "p"))
+
+    def refused(self, _refusal: object) -> None:
+        self.fail("refused")
+
+    @property
+    def refusal_text(self) -> str:
+        self.fail("refusal_text")
+        return "no"
+
+    def fail(self, place: str) -> None:
+        if place == self.place:
+            raise KeyError(place)
+
+
+@pytest.mark.parametrize("place", ["factory", "server_first", "step", "refused", "refusal_text"])
+def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_goes_on(place: str) -> None:
     def make(_session: object) -> Broken:
-        return Broken()
+        mechanism = Broken(place)
+        mechanism.fail("factory")
+        return mechanism
+
+    async def on_auth(*_: object) -> Accept:
+        return Accept()  # without a user: refused
 
     mechanisms: dict[str, Any] = {"X-BROKEN": make}
-    play = Play(sasl_mechanisms=mechanisms, auth_methods=["X-BROKEN"], allow_insecure_auth=True)
-    assert play.say(b"AUTH X-BROKEN AAAA\r\nNOOP\r\n") == BROKEN + b"250 2.0.0 OK\r\n"
-    assert isinstance(play.error()[0], KeyError)
-    assert play.error()[1] == "hook"
+    play = Play(
+        on_auth=on_auth, sasl_mechanisms=mechanisms, auth_methods=["X-BROKEN"], allow_insecure_auth=True
+    )
+    assert play.say(b"AUTH X-BROKEN AAAA\r\n" * 2 + b"NOOP\r\n") == BROKEN * 2 + b"250 2.0.0 OK\r\n"
+    reported = [(repr(error), info["stage"]) for error, info in play.errors]
+    assert reported == [(f"KeyError('{place}')", "hook")] * 2

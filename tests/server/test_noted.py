@@ -270,8 +270,8 @@ def test_the_engines_own_fast_path_does_not_outlive_a_call_from_outside(
 # --- names ------------------------------------------------------------------------------------------
 
 QUESTIONS: Final = frozenset({
-    "ask_mail", "ask_rcpt", "message_begun", "message_content", "message_ended", "put", "start_timer",
-    "stop_timer",
+    "ask_mail", "ask_rcpt", "mechanism_failed", "message_begun", "message_content", "message_ended", "put",
+    "start_timer", "stop_timer",
 })  # fmt: skip
 PYTHONS: Final = frozenset(
     {"__init__", "__slots__", "__doc__", "__module__", "__annotations__", "__weakref__"}

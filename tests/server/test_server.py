@@ -178,21 +178,21 @@ def test_errors_are_logged_with_a_traceback_where_there_is_a_program_to_look_at(
 def test_connections_are_counted_in_and_out_once() -> None:
     server = ScriptedServer(max_clients=2)
     first, second, third = begun(server), begun(server), begun(server)
-    assert [each.counted for each in (first, second, third)] == [True, True, False]
+    assert [each.refused for each in (first, second, third)] == [False, False, True]
     assert server.connections == {first.session, second.session, third.session}
-    server.closed(first.session, "quit", counted=True)
-    server.closed(first.session, "aborted", counted=True)
-    server.closed(third.session, "refused", counted=False)
-    assert (server._clients, server._refusing) == (1, 0)
+    server.closed(first.session, "quit", refused=False)
+    server.closed(first.session, "aborted", refused=False)
+    server.closed(third.session, "refused", refused=True)
+    assert (server.counts[False], server.counts[True]) == (1, 0)
     fourth, fifth = begun(server), begun(server)
-    assert [each.counted for each in (fourth, fifth)] == [True, False]
+    assert [each.refused for each in (fourth, fifth)] == [False, True]
 
 
 def test_under_implicit_tls_only_so_many_refusals_are_pending() -> None:
     server = ScriptedServer(max_clients=2, secure=True)
     begun_ones = [begun(server) for _ in range(6)]
-    assert [each and each.counted for each in begun_ones] == [True, True, False, False, None, None]
-    server.closed(begun_ones[2].session, "refused", counted=False)
+    assert [each and each.refused for each in begun_ones] == [False, False, True, True, None, None]
+    server.closed(begun_ones[2].session, "refused", refused=True)
     assert begun(server)
     assert begun(server) is None
     plain_server = ScriptedServer(max_clients=1, secure=True, secured=True)
@@ -207,7 +207,7 @@ def test_a_refused_proxy_header_is_an_error_of_that_stage() -> None:
 
     server.on("error", note)
     connection = begun(server)
-    server.closed(connection.session, "PROXY header refused: no PROXY header", counted=True)
+    server.closed(connection.session, "PROXY header refused: no PROXY header", refused=False)
     assert stages == ["proxy"]
 
 
