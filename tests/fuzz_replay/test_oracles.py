@@ -172,7 +172,7 @@ def ringing(driver: Driver, why: str, kept: Callable[..., None] = Driver._give_u
         ("Driver._message_done", heedless, "^.[0-9]+, [0-9]+.$"),
         ("Driver._failed", telling, None),
         ("Application.exchange", the_same_session, "another transaction in a thread"),
-        ("Driver.claim", always(True), "a hook that was given up may store"),
+        ("Driver.claim", always(True), "a hook that was given up may store|a store was given up"),
         ("Driver._give_up", ringing, "its alarm rings without end"),
         ("Driver._hold", always(None), "octets wait|LocalProtocolError"),
         ("Driver._release", always(None), "waits for the client, and does not read"),
