@@ -285,10 +285,14 @@ class Connection(SocketDriver):
 
     async def apart(self, call: Callable[[], Any]) -> Any:
         """In one of anyio's worker threads."""
-        # In a box, as trio does not take a result that may be awaitable.
-        (result,) = await to_thread.run_sync(
-            lambda: [call()], abandon_on_cancel=True, limiter=self.server.limiter_for(self.hook_name)
-        )
+        limiter = self.server.limiter_for(self.hook_name)
+        if self.hook_name == "resolver":  # look-ups stay bounded, those included that were given up
+            (result,) = await to_thread.run_sync(_boxed, call, abandon_on_cancel=True, limiter=limiter)
+        else:  # trio counts a thread that was left alone until it ends, and its hook may hang for ever
+            async with limiter:
+                (result,) = await to_thread.run_sync(
+                    _boxed, call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                )
         return await result if inspect.isawaitable(result) else result
 
     async def read_elsewhere(self, stream: AsyncStream | Stream) -> bytes:
@@ -306,6 +310,11 @@ class Connection(SocketDriver):
     def read_plainly(self, stream: Stream) -> bytes:
         """The event loop reads, the thread waits."""
         return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
+
+
+def _boxed(call: Callable[[], Any]) -> list[Any]:
+    """In a box, as trio does not take a result that may be awaitable."""
+    return [call()]
 
 
 def _deadline(when: float) -> float:
@@ -326,24 +335,18 @@ class SMTPServer(ServerCore):
         self._manager: AbstractAsyncContextManager[Self] | None = None
         self._tasks: TaskGroup | None = None
         self._limiters: dict[str, anyio.CapacityLimiter] = {}
-        self._token: EventLoopToken | None = None
+        self.token: EventLoopToken
+        """The loop that threads find their way back to."""
         self._empty: anyio.Event | None = None
         self._closing: anyio.Event | None = None
         self._ended: anyio.Event | None = None
 
     def limiter_for(self, hook: str) -> anyio.CapacityLimiter:
         """Bounds the threads for plain hooks; `on_data` and look-ups, which wait, have their own."""
-        kind = hook if hook in self.most_threads() else "hook"
+        kind = hook if hook in self.thread_limits else "hook"
         if kind not in self._limiters:
-            self._limiters[kind] = anyio.CapacityLimiter(self.most_threads()[kind])
+            self._limiters[kind] = anyio.CapacityLimiter(self.thread_limits[kind])
         return self._limiters[kind]
-
-    @property
-    def token(self) -> EventLoopToken:
-        """The loop that threads find their way back to."""
-        if self._token is None:
-            self._token = anyio.lowlevel.current_token()
-        return self._token
 
     async def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
@@ -423,7 +426,7 @@ class SMTPServer(ServerCore):
             self._closing = None
         if self._ended is not None and self._ended.is_set():
             self._ended = None
-        self._token = anyio.lowlevel.current_token()
+        self.token = anyio.lowlevel.current_token()
         self.prepare()
 
     async def _accept(self, tasks: TaskGroup, listener: Listener, scope: anyio.CancelScope) -> None:

@@ -254,8 +254,13 @@ class Connection(SocketDriver):
         """In one of the server's threads."""
         done: asyncio.Future[Any] = self.loop.create_future()
         context = contextvars.copy_context()
-        self.server.threads_for(self.hook_name).submit(partial(_work, self.loop, done, context, call))
-        result = await done
+        threads = self.server.threads_for(self.hook_name)
+        job = threads.submit(partial(_work, self.loop, done, context, call))
+        try:
+            result = await done
+        finally:
+            if done.cancelled() and self.hook_name != "resolver":  # look-ups stay bounded
+                threads.leave(job)
         return await result if inspect.isawaitable(result) else result
 
     async def read_elsewhere(self, stream: AsyncStream) -> bytes:
@@ -336,7 +341,8 @@ class SMTPServer(ServerCore):
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self._clock: Callable[[], float] = time.monotonic
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop
+        """The event loop the server runs in."""
         self.errors_come_once: bool = False
         """The loop calls a reader no more after an error of its socket: libuv's, as uvloop uses it."""
         self._threads: dict[str, Threads] = {}
@@ -344,18 +350,11 @@ class SMTPServer(ServerCore):
         self._empty: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Event = asyncio.Event()
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop the server runs in."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
-
     def threads_for(self, hook: str) -> Threads:
         """Threads for a plain hook; `on_data` and look-ups, which wait for others, have their own."""
-        kind = hook if hook in self.most_threads() else "hook"
+        kind = hook if hook in self.thread_limits else "hook"
         if kind not in self._threads:
-            self._threads[kind] = Threads(self.most_threads()[kind], f"smtpproto-{kind}")
+            self._threads[kind] = Threads(self.thread_limits[kind], f"smtpproto-{kind}")
         return self._threads[kind]
 
     async def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
@@ -415,8 +414,9 @@ class SMTPServer(ServerCore):
         if self._closing is not None:
             await asyncio.shield(self._closing)
             self._closing = None
-        self._ended.clear()
-        loop = self._loop = asyncio.get_running_loop()
+        if self._ended.is_set():  # events belong to the loop in which they were waited for
+            self._ended = asyncio.Event()
+        loop = self.loop = asyncio.get_running_loop()
         # asyncio's own clock is time.monotonic, one frame further away.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._clock = time.monotonic if own else loop.time
@@ -436,7 +436,7 @@ class SMTPServer(ServerCore):
 
     async def _close(self) -> None:
         for seconds in self.closing():
-            self._empty.clear()
+            self._empty = asyncio.Event()
             if self.peers:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._empty.wait(), seconds)

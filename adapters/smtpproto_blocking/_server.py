@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver, Threads, Timers, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place, Stream
+    from smtpproto_server import Driver, Identity, Job, Listener, MessageStream, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -63,7 +63,7 @@ class Latch:
 class Connection(SocketDriver):
     """A connection in a thread."""
 
-    __slots__ = ("__weakref__", "_due_call", "_looked_up", "_polling", "_timer_at", "lock")
+    __slots__ = ("__weakref__", "_due_call", "_looked_up", "_polling", "_timer_at", "job", "lock")
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
@@ -73,6 +73,8 @@ class Connection(SocketDriver):
         self.lock: threading.RLock = threading.RLock()
         self._polling: threading.Lock = threading.Lock()
         """Held while a thread waits for the client, so a hook that was left behind, reading, goes first."""
+        self.job: Job
+        """Its thread's."""
         self._due_call: Callable[[], Any] | None = None
         """The hook that is to be called."""
         self._looked_up: Latch | None = None
@@ -211,11 +213,8 @@ class Connection(SocketDriver):
         self._done()
         if waits or looks_up:
             return
-        try:
-            self.server.pool.submit(self.serve)
-        except RuntimeError as error:  # the system has no thread for it
-            self.server.report(error, "socket", self.session)
-            self.end()
+        self.server.pool.leave(self.job)
+        self.server.serve(self)
 
     def poke(self) -> None:
         """A thread that polls is woken by the server's latch; while a hook runs nobody polls.
@@ -223,11 +222,31 @@ class Connection(SocketDriver):
         A lock that is held for longer is held in a listener of the application's. `close` does not wait
         for it: what was noted is seen when the listener returns.
         """
-        if self.lock.acquire(timeout=STEP):
-            try:
-                if self.hook is not None:
-                    self.go_on()
-            finally:
+        with self._held() as held:
+            if held and self.hook is not None:
+                self.go_on()
+
+    def abort(self) -> None:
+        """Drop the connection, and leave a hook that runs to itself."""
+        with self._held() as held:
+            if held:
+                super().abort()
+            else:
+                self.lost = self.noted = True
+
+    def end(self) -> None:
+        """Nothing is left to be done, or nothing can be: count the connection out."""
+        with self._held():
+            super().end()
+
+    @contextlib.contextmanager
+    def _held(self) -> Generator[bool]:
+        """Have the connection, if it can be had soon; False: it could not."""
+        held = self.lock.acquire(timeout=STEP)
+        try:
+            yield held
+        finally:
+            if held:
                 self.lock.release()
 
     def _set_timer(self) -> None:
@@ -347,7 +366,8 @@ class SMTPServer(ServerCore):
     def serve(self, connection: Connection) -> None:
         """In a thread of the pool."""
         try:
-            self.pool.submit(connection.serve)
+            with connection.lock:
+                connection.job = self.pool.submit(connection.serve)
         except RuntimeError as error:  # the system has no thread for it
             self.report(error, "accept", connection.session)
             connection.end()
@@ -404,7 +424,7 @@ class SMTPServer(ServerCore):
                 return
             limit = self.options.max_clients
             self.pool = Threads(self.threads if limit is None else 2 * limit, "smtpproto")
-            self.lookups = Threads(self.most_threads()["resolver"], "smtpproto-resolver")
+            self.lookups = Threads(self.thread_limits["resolver"], "smtpproto-resolver")
             self.timers = Timers()
             self.timers.start()
             self.latches = [Latch() for _ in range(LATCHES)]

@@ -258,17 +258,11 @@ class SMTPServer(ServerCore):
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self._hub: Any = None
-        self._lookups: ThreadPool | None = None
+        self.lookups: ThreadPool
+        """Threads for reverse DNS; the hub's are for others."""
         self._closing: gevent.Greenlet[..., None] | None = None
         self._empty: Event = Event()
         self._ended: Event = Event()
-
-    @property
-    def lookups(self) -> ThreadPool:
-        """Threads for reverse DNS; the hub's are for others."""
-        if self._lookups is None:
-            self._lookups = ThreadPool(self.most_threads()["resolver"], self._hub, IDLE)
-        return self._lookups
 
     def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
@@ -335,7 +329,9 @@ class SMTPServer(ServerCore):
             self._closing.join()
             self._closing = None
         self._ended.clear()
-        self._hub = gevent.get_hub()
+        if self._hub is not gevent.get_hub():
+            self._hub = gevent.get_hub()
+            self.lookups = ThreadPool(self.thread_limits["resolver"], self._hub, IDLE)
         self.prepare()
 
     def _accept(self, listener: Listener) -> None:

@@ -63,6 +63,12 @@ class Application:
         """Some that are known to be coroutine functions; a tuple, as not every hook can be hashed."""
         self.verdicts: threading.Lock = threading.Lock()
         """Held while it is decided whether a hook still has its say."""
+        self.thread_limits: Final[Mapping[str, int]] = {
+            "hook": self.options.hook_threads,
+            "on_data": self.options.max_clients or CLIENTS,
+            "resolver": LOOKUPS,
+        }
+        """How many threads each kind of plain hook has; "hook" is all that are not named."""
         self._contexts: TlsContexts | None = None
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
         self.counting: threading.Lock = threading.Lock()
@@ -92,11 +98,6 @@ class Application:
         if hook not in self.coroutine_hooks:
             self.coroutine_hooks = (hook, *self.coroutine_hooks[: MAX_KNOWN - 1])
         return True
-
-    def most_threads(self) -> Mapping[str, int]:
-        """How many threads each kind of plain hook has; "hook" is all that are not named."""
-        options = self.options
-        return {"hook": options.hook_threads, "on_data": options.max_clients or CLIENTS, "resolver": LOOKUPS}
 
     # --- events -------------------------------------------------------------------------------------
 

@@ -22,10 +22,11 @@ from smtpproto_server._sockets import bind_tcp, bind_unix, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import Unpack
 
     from smtpproto_server._driver import Driver
     from smtpproto_server._options import Options
-    from smtpproto_server._sockets import Address
+    from smtpproto_server._sockets import Address, Identity
 
 __all__ = ["ServerCore"]
 
@@ -121,33 +122,21 @@ class ServerCore(Application):
 
     # --- one connection -----------------------------------------------------------------------------
 
-    def admit(
-        self,
-        sock: socket.socket,
-        clock: Callable[[], float],
-        *,
-        id: str | None = None,  # noqa: A002 - the session's own name for it
-        local_address: str | None = None,
-        local_port: int | None = None,
-        remote_address: str | None = None,
-        remote_port: int | None = None,
-    ) -> Any:
+    def admit(self, sock: socket.socket, clock: Callable[[], float], **identity: Unpack[Identity]) -> Any:
         """The connection for a connected socket, not begun; None: there is none, and the socket is closed."""
         sock.settimeout(0)
         name = _unless_gone(sock.getsockname)
         if isinstance(name, tuple):  # not a unix socket
             # A reply never waits for the one before to be acknowledged.
             _unless_gone(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        local = socket_address(name)
-        if local_address is not None or local_port is not None:
-            local = (_first(local_address, local[0]), _first(local_port, local[1]))
-        if remote_address is not None and remote_port is not None:
-            remote = (remote_address, remote_port)
-        else:
-            remote = socket_address(_unless_gone(sock.getpeername))
-            remote = (_first(remote_address, remote[0]), _first(remote_port, remote[1]))
+        given: dict[str, Any] = {key: value for key, value in identity.items() if value is not None}
+        address, port = socket_address(name)
+        local = given.get("local_address", address), given.get("local_port", port)
+        if "remote_address" not in given or "remote_port" not in given:
+            address, port = socket_address(_unless_gone(sock.getpeername))
+        remote = given.get("remote_address", address), given.get("remote_port", port)
         try:
-            driver = self.begin(sock, local, remote, clock, id)
+            driver = self.begin(sock, local, remote, clock, given.get("id"))
         except Exception as error:  # noqa: BLE001 - costs this connection, not the others
             self.report(error, "accept", None)
             driver = None
@@ -215,7 +204,3 @@ def _unless_gone(ask: Callable[..., Any], *args: Any) -> Any:
         return ask(*args)
     except OSError:
         return None
-
-
-def _first(given: Any, found: Any) -> Any:
-    return found if given is None else given

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import sys
@@ -18,44 +19,77 @@ if TYPE_CHECKING:
 
     Work = Callable[[], object]
 
-__all__ = ["Threads", "Timers"]
+__all__ = ["Job", "Threads", "Timers"]
 
 IDLE: Final = 10.0  # seconds that a thread without work stays
+
+
+class Job:
+    """Work that was handed to `Threads`."""
+
+    __slots__ = ("left", "over", "work")
+
+    def __init__(self, work: Work) -> None:
+        self.work: Work = work
+        self.over: bool = False
+        """It has been done, or will not be."""
+        self.left: bool = False
+        """Its thread counts no more, and ends with it."""
 
 
 class Threads:
     """At most so many threads; more work waits its turn."""
 
-    __slots__ = ("_change", "_closed", "_idle", "_most", "_name", "_numbers", "_running", "_work")
+    __slots__ = ("_change", "_closed", "_idle", "_jobs", "_most", "_name", "_numbers", "_running")
 
     def __init__(self, most: int, name: str) -> None:
         self._most: int = most
         self._name: str = name
         self._numbers: itertools.count[int] = itertools.count(1)
         self._change: threading.Condition = threading.Condition()
-        self._work: deque[Work] = deque()
+        self._jobs: deque[Job] = deque()
         self._running: int = 0
         self._idle: int = 0
         self._closed: bool = False
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Work) -> Job:
         """Have it called in a thread; it must not raise.
 
         Raises RuntimeError, and does nothing, if the system has no thread for it.
         """
+        job = Job(work)
         with self._change:
             if self._closed:
                 raise RuntimeError(f"the threads {self._name!r} have been closed")
-            if len(self._work) >= self._idle and self._running < self._most:
+            if len(self._jobs) >= self._idle and self._running < self._most:
                 self._start()
-            self._work.append(work)
+            self._jobs.append(job)
             self._change.notify()
+        return job
+
+    def leave(self, job: Job) -> None:
+        """The work was given up: its thread, which may hang for ever, makes place for another.
+
+        Work that has not begun is dropped.
+        """
+        with self._change:
+            if job.over or job.left:
+                return
+            if job in self._jobs:
+                self._jobs.remove(job)
+                job.over = True
+                return
+            job.left = True
+            self._running -= 1
+            if len(self._jobs) > self._idle and self._running < self._most and not self._closed:
+                with contextlib.suppress(RuntimeError):  # no thread yet: the next `submit` starts one
+                    self._start()
 
     def close(self) -> None:
         """Take no more work; what has not begun is dropped, and idle threads end."""
         with self._change:
             self._closed = True
-            self._work.clear()
+            self._jobs.clear()
             self._change.notify_all()
 
     def _start(self) -> None:
@@ -63,18 +97,22 @@ class Threads:
         self._running += 1
 
     def _run(self) -> None:
-        while (work := self._next()) is not None:
-            _call(work)
-            del work  # a thread that waits holds nothing of the last one
+        while (job := self._next()) is not None:
+            _call(job.work)
+            with self._change:
+                job.over = True
+                if job.left:
+                    return
+            del job  # a thread that waits holds nothing of the last one
 
-    def _next(self) -> Work | None:
+    def _next(self) -> Job | None:
         with self._change:
             self._idle += 1
             try:
-                if not self._work and not self._closed:
-                    self._change.wait_for(lambda: self._work or self._closed, IDLE)
-                if self._work:
-                    return self._work.popleft()
+                if not self._jobs and not self._closed:
+                    self._change.wait_for(lambda: self._jobs or self._closed, IDLE)
+                if self._jobs:
+                    return self._jobs.popleft()
                 self._running -= 1
                 return None
             finally:

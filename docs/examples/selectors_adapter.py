@@ -203,9 +203,8 @@ class SMTPServer(ServerCore):
             if self.is_closing:
                 self.wait_closed()
             if self.thread is None:
-                most = self.most_threads()
-                self.hooks = Threads(most["on_data"], "hooks")
-                self.lookups = Threads(most["resolver"], "names")
+                self.hooks = Threads(self.thread_limits["on_data"], "hooks")
+                self.lookups = Threads(self.thread_limits["resolver"], "names")
                 self.selector = selectors.DefaultSelector()
                 self.door, self.knocker = socket.socketpair()
                 self.knocker.settimeout(0)

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+import uvloop
 
 from smtpproto_anyio import SMTPServer
+from smtpproto_asyncio import SMTPServer as OnAsyncio
 from smtpproto_kit import DEADLINE, running, wait_until
 
 if TYPE_CHECKING:
@@ -116,3 +121,68 @@ def test_blocking_closes_although_a_listener_hangs_with_the_connection() -> None
         finally:
             release.set()
             client.close()
+
+
+@pytest.mark.parametrize("runtime", ["asyncio", "uvloop", "anyio", "trio", "blocking"])
+def test_hooks_that_hang_for_ever_use_up_no_threads(runtime: str) -> None:
+    hang = threading.Event()
+
+    def on_mail_from(address: Any, _session: object) -> None:
+        if address.local == "hangs":
+            hang.wait()
+
+    limits: dict[str, Any] = {
+        "hook_timeout": 0.2,
+        "hook_threads": 2,
+        "max_clients": 2,
+        "sync_hooks": "thread",
+    }
+    if runtime == "blocking":
+        del limits["hook_threads"], limits["sync_hooks"]  # its threads are those of connections
+    with running(runtime, on_mail_from=on_mail_from, **limits) as server, server.client().greeted() as client:
+        try:
+            for _ in range(6):  # more than there are threads
+                assert client.say("MAIL FROM:<hangs@x.test>").startswith("451 ")
+            wait_until(lambda: client.say("MAIL FROM:<a@x.test>").startswith("250 "))
+        finally:
+            hang.set()
+
+
+@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
+def test_a_server_object_may_be_used_in_one_loop_after_the_other(runtime: str) -> None:
+    server = OnAsyncio(name="mx.test", disable_reverse_lookup=True)
+
+    async def main() -> bytes:
+        await server.listen(0, "127.0.0.1")
+        waiting = asyncio.create_task(server.wait_closed())
+        address = server.address()
+        assert isinstance(address, tuple)
+        reader, writer = await asyncio.open_connection(*address)
+        greeting = await reader.readline()
+        await server.close()
+        await waiting
+        writer.close()
+        return greeting
+
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if runtime == "uvloop" else None) as runner:
+            assert runner.run(main()) == b"220 mx.test ESMTP\r\n"
+
+
+@ALL
+@pytest.mark.parametrize("octets", [b"NOO", b"x" * 100_000])
+def test_a_reset_that_comes_with_octets_ends_the_connection(runtime: str, octets: bytes) -> None:
+    """Libuv reports the error of a socket once, and together with octets that came before it."""
+    closed: list[object] = []
+
+    def on_close(session: object) -> Any:
+        closed.append(session)
+        yield None
+
+    with running(runtime, on_close=on_close) as server, server.client() as client:
+        assert client.reply() == "220 mx.test ESMTP"
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.send(octets)
+        client.sock.close()
+        wait_until(lambda: len(closed) == 1)
+        wait_until(lambda: not server.server.peers)

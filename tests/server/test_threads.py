@@ -55,6 +55,27 @@ def test_as_many_threads_work_as_there_is_work_and_no_more_than_allowed() -> Non
     threads.close()
 
 
+def test_work_that_was_given_up_makes_place_and_its_thread_ends_with_it() -> None:
+    threads = Threads(1, "left")
+    hung, waiting, dropped = Busy(), Busy(), Busy()
+    job = threads.submit(hung)
+    assert hung.begun.wait(DEADLINE)
+    threads.submit(waiting)
+    threads.leave(threads.submit(dropped))
+    threads.leave(job)
+    threads.leave(job)  # once is enough
+    assert waiting.begun.wait(DEADLINE)
+    assert sorted(running("left")) == ["left-1", "left-2"]
+    hung.end.set()
+    wait_until(lambda: running("left") == ["left-2"])
+    threads.leave(job)  # it is over
+    waiting.end.set()
+    wait_until(lambda: threads._idle == 1)
+    assert threads._running == 1
+    assert not dropped.begun.is_set()
+    threads.close()
+
+
 def test_an_idle_thread_is_used_again() -> None:
     threads, names = Threads(8, "again"), Queue[str]()
     for _ in range(5):
