@@ -1,4 +1,4 @@
-# asyncio and uvloop: a connection is a transport whose callbacks move it on, and a task.
+# asyncio and uvloop: a connection is a socket that the loop watches, and a task.
 #
 # As long as nothing but the client is waited for, the callbacks run the connection as if in its task, so
 # a hook sees the same task and the same context wherever it goes on. What a hook waits for is awaited by
