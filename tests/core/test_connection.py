@@ -547,6 +547,17 @@ def test_reading_pauses_while_enough_waits() -> None:
     assert connection.wants_data
 
 
+def test_octets_of_a_piece_that_were_read_do_not_count_as_waiting() -> None:
+    connection = made()
+    run(connection, EHLO)
+    mail = b"MAIL FROM:<a@example.com>\r\n"
+    rest = b"x" * (connection.high_water - len(mail) + 10)
+    connection.receive_data(mail + rest)
+    assert not connection.wants_data
+    assert isinstance(connection.next_event(), MailRequested)
+    assert connection.wants_data
+
+
 def test_after_its_end_the_input_is_not_wanted() -> None:
     connection = made()
     run(connection, EHLO)
