@@ -167,10 +167,11 @@ class Core:
         self.events.append(event)
         self.asked = event
 
-    def mechanism_failed(self, error: Exception) -> None:
-        """A SASL mechanism of the application's has raised; its AUTH is answered.
+    def mechanism_failed(self, error: BaseException) -> None:
+        """A SASL mechanism of the application's has raised.
 
-        Raised on to whoever runs the engine, which can go on; a subclass may report it instead.
+        Its AUTH is answered; where it failed to refuse a login, the question stays open. Raised on to
+        whoever runs the engine, which can go on; a subclass may report it instead.
         """
         raise error
 

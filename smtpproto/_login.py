@@ -38,7 +38,7 @@ def auth(core: Core, argument: str) -> None:
     try:
         mechanism = _mechanism(core, name)
         server_first = mechanism.server_first
-    except Exception as error:  # noqa: BLE001 - the application's fault; the client gets its answer all the same
+    except BaseException as error:  # noqa: BLE001 - the application's fault; the client gets its answer all the same
         refuse_auth(core, say.INTERNAL_ERROR)
         core.mechanism_failed(error)
         return
@@ -102,7 +102,7 @@ def _step(core: Core, exchange: Exchange, response: bytes | None) -> None:
         return
     try:
         result = _checked(exchange.mechanism, exchange.mechanism.step(response))
-    except Exception as error:  # noqa: BLE001 - as above
+    except BaseException as error:  # noqa: BLE001 - as above
         _fail(core, say.INTERNAL_ERROR)
         core.mechanism_failed(error)
         return
@@ -131,11 +131,12 @@ def login_decided(core: Core, exchange: Exchange, event: AuthRequested, decision
     elif isinstance(decision, Reject) or not decision.user:
         refusal = decision if isinstance(decision, Reject) else None
         try:
-            said = _invalid(exchange.mechanism)
-            if refusal is not None:
+            if refusal is None:
+                said = _invalid(exchange.mechanism)
+            else:
                 said = decided_reply(refusal, say.LOGIN_REFUSED)
             more = _last_challenge(exchange.mechanism, refusal)
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             core.mechanism_failed(error)  # where it raises, the question stays open
             _fail(core, say.INTERNAL_ERROR)
             return

@@ -217,7 +217,7 @@ class Connection(SocketDriver):
             self._watching = scope
             while self._hook_runs():
                 scope.deadline = _deadline(self.rings)
-                if self._has_parted() or self.lost or ((self.held or self.eof) and not self.full):
+                if self._has_parted() or self.lost or ((self.held or self.read_all) and not self.full):
                     with anyio.CancelScope() as self._nap:
                         await anyio.sleep_forever()
                     self._nap = None

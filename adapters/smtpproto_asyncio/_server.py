@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-import os
-import socket
 import time
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
 from concurrent.futures import Future
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from smtpproto_server import Driver, ServerCore, SocketDriver, Threads
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
     from typing import Unpack
@@ -37,8 +36,8 @@ class Connection(SocketDriver):
     """A connection with a socket in the loop and a task."""
 
     __slots__ = (
-        "_awaited", "_cancels", "_context", "_foreign_cancels", "_reading", "_struck", "_timer", "_trap",
-        "loop", "task",
+        "_awaited", "_cancels", "_context", "_descriptor", "_foreign_cancels", "_reading", "_struck",
+        "_timer", "_trap", "loop", "task",
     )  # fmt: skip
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
@@ -46,9 +45,11 @@ class Connection(SocketDriver):
     def __init__(
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
     ) -> None:
+        self._descriptor: int = sock.fileno()
+        """The socket's, also after somebody else has closed it."""
         self._timer: asyncio.TimerHandle | None = None
         self._reading: bool = False
-        """The loop calls `_look` when the socket can be read."""
+        """The loop calls `readable`."""
         self._trap: Any = NOTHING
         """What a hook waits for."""
         self._awaited: asyncio.Future[None] | None = None
@@ -60,21 +61,25 @@ class Connection(SocketDriver):
         self._struck: bool = False
         """The hook that runs has been raised a cancellation."""
         super().__init__(server, sock, clock, facts)
-        loop = self.loop = server.loop
+        self.loop: asyncio.AbstractEventLoop = server.loop
         self._context: contextvars.Context = contextvars.copy_context()
-        self.task: asyncio.Task[None] = loop.create_task(
-            self._serve(), name="smtpproto connection", context=self._context
+        # Not by the loop's factory: an eager one would serve before the connection is counted in.
+        self.task: asyncio.Task[None] = asyncio.Task(
+            self._serve(), loop=self.loop, name="smtpproto connection", context=self._context
         )
         self.task.add_done_callback(self._task_ended)
 
-    def _task_ended(self, _task: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         """Also if it was cancelled before its first step."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # a fault of ours ends one session, not the server
+            self.server.report(error, "socket", self.session)
         if self in self.server.peers:
             self.end()
 
     # --- being moved on ---------------------------------------------------------------------------
 
-    def run(self, call: Callable[..., None], *args: Any) -> None:
+    def run(self, call: Callable[..., object], *args: Any) -> None:
         """Call in a callback of the loop, as if in the task."""
         loop, task = self.loop, self.task
         _enter_task(loop, task)
@@ -179,48 +184,41 @@ class Connection(SocketDriver):
 
     # --- octets and time --------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """The loop: the socket can be read. As `run`, without its arguments."""
-        loop, task = self.loop, self.task
-        _enter_task(loop, task)
-        try:
-            self._context.run(self.readable)
-            if self.server.errors_come_once and self._reading:
-                self._context.run(self._look_for_error)
-        finally:
-            _leave_task(loop, task)
-
-    def _look_for_error(self) -> None:
-        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self.lose(OSError(number, os.strerror(number)))
+    def readable(self) -> bool:
+        """The socket may have octets; True if something came of it."""
+        heard = super().readable()
+        if self.server.errors_come_once and self._reading and (error := self.socket_error()) is not None:
+            while self._reading and super().readable():  # what came before the error counts
+                pass
+            self.lose(error)
+        return heard
 
     def await_room(self) -> None:
-        """The loop says when."""
-        self.loop.add_writer(self.sock.fileno(), self.run, self.writable)
+        """The loop calls `writable`."""
+        self.loop.add_writer(self._descriptor, self.run, self.writable)
 
     def room(self) -> None:
         """All that was to be sent has gone."""
-        self.loop.remove_writer(self.sock.fileno())
+        self.loop.remove_writer(self._descriptor)
         super().room()
 
     def hold(self) -> None:
         """The loop leaves the socket alone."""
         if self._reading:
             self._reading = False
-            self.loop.remove_reader(self.sock.fileno())
+            self.loop.remove_reader(self._descriptor)
 
     def read_on(self) -> None:
         """The loop looks at the socket again."""
         if not (self._reading or self.read_all):
             self._reading = True
-            self.loop.add_reader(self.sock.fileno(), self._look)
+            self.loop.add_reader(self._descriptor, self.run, self.readable)
 
     def drop(self) -> None:
         """Take the socket from the loop, and close it."""
         self.hold()
         if self.full:
-            self.loop.remove_writer(self.sock.fileno())
+            self.loop.remove_writer(self._descriptor)
         super().drop()
 
     def alarm(self, when: float) -> None:
@@ -236,7 +234,7 @@ class Connection(SocketDriver):
     def end(self) -> None:
         """The loop keeps nothing of it."""
         super().end()
-        self._stop_timer()
+        self.finished()
 
     def finished(self) -> None:
         """The task may end."""
@@ -341,14 +339,20 @@ class SMTPServer(ServerCore):
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
         self._clock: Callable[[], float] = time.monotonic
-        self.loop: asyncio.AbstractEventLoop
-        """The event loop the server runs in."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.errors_come_once: bool = False
-        """The loop calls a reader no more after an error of its socket: libuv's, as uvloop uses it."""
+        """True on libuv (uvloop): after an error of a socket its reader is called no more."""
         self._threads: dict[str, Threads] = {}
         self._closing: asyncio.Task[None] | None = None
         self._empty: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Event = asyncio.Event()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop the server runs in."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def threads_for(self, hook: str) -> Threads:
         """Threads for a plain hook; `on_data` and look-ups, which wait for others, have their own."""
@@ -390,6 +394,7 @@ class SMTPServer(ServerCore):
 
         At the latest that is 6 seconds after `close_timeout`. A second call waits for the first.
         """
+        self._leave_dead_loop()
         if self._closing is None or (self._closing.done() and (self.peers or self.listeners)):
             self._closing = asyncio.get_running_loop().create_task(self._close())
         await asyncio.shield(self._closing)
@@ -411,17 +416,28 @@ class SMTPServer(ServerCore):
         self._empty.set()
 
     async def _open(self) -> None:
+        self._leave_dead_loop()
         if self._closing is not None:
             await asyncio.shield(self._closing)
             self._closing = None
-        if self._ended.is_set():  # events belong to the loop in which they were waited for
+        if self._ended.is_set():
             self._ended = asyncio.Event()
-        loop = self.loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         # asyncio's own clock is time.monotonic, one frame further away.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._clock = time.monotonic if own else loop.time
         self.errors_come_once = not isinstance(loop, asyncio.BaseEventLoop)
         self.prepare()
+
+    def _leave_dead_loop(self) -> None:
+        """Where a loop has ended before `close` had, nothing of it can go on."""
+        if self._loop is None or not self._loop.is_closed():
+            return
+        self._loop, self._closing, self._ended = None, None, asyncio.Event()
+        while self.listeners:
+            self.listeners.pop().close()
+        for peer in self.peers.copy():
+            peer.end()
 
     def _accept_from(self, listener: Listener) -> None:
         listener.release = partial(self.loop.remove_reader, listener.sock)

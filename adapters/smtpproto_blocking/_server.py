@@ -13,7 +13,6 @@ import contextlib
 import math
 import os
 import select
-import socket
 import threading
 import time
 import weakref
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver, Threads, Timers, Wait
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
     from typing import Unpack
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
 
-STEP: Final = 0.05  # seconds, more than a connection needs to go on if no listener of the application hangs
+STEP: Final = 0.02  # seconds that a step of `close` waits for connections in which listeners hang
 
 
 class Latch:
@@ -73,8 +73,8 @@ class Connection(SocketDriver):
         self.lock: threading.RLock = threading.RLock()
         self._polling: threading.Lock = threading.Lock()
         """Held while a thread waits for the client, so a hook that was left behind, reading, goes first."""
-        self.job: Job
-        """Its thread's."""
+        self.job: Job | None = None
+        """The work of the thread that serves it."""
         self._due_call: Callable[[], Any] | None = None
         """The hook that is to be called."""
         self._looked_up: Latch | None = None
@@ -113,7 +113,7 @@ class Connection(SocketDriver):
                 self.lose()
             called = self._due_call is not None
         if called:  # on_close
-            self.server.serve(self)
+            self.server.serve(self, "socket")
 
     def _run_hook(self, call: Callable[[], Any]) -> bool:
         """Call a hook; False if it was given up, and the connection is another thread's."""
@@ -129,9 +129,9 @@ class Connection(SocketDriver):
                 if self.hook is not call:
                     return False
                 parted = self.waits is PARTED
-                number = 0 if parted else self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if number:
-                    self.note_loss(OSError(number, os.strerror(number)))
+                lost = None if parted else self.socket_error()
+                if lost is not None:
+                    self.note_loss(lost)
                 self.returned(call, value, error)
         finally:
             del error  # its traceback holds this frame
@@ -140,20 +140,13 @@ class Connection(SocketDriver):
     def _pump(self, stream: MessageStream | None) -> None:
         """Wait for the client, the time or `close`; take in what came if `stream` is still the message."""
         with self._polling:
-            poll = select.poll()
             with self.lock:
                 if self._due_call is not None:  # the look-up has ended meanwhile
                     return
                 if self._is_over(stream) or self.noted:
                     self.go_on()
                     return
-                poll.register(self.sock, select.POLLOUT if self.full else select.POLLIN)
-                # Each step of `close` sets a latch. The ones this connection has seen stay set.
-                latches = self.server.latches
-                if self.stop_seen < len(latches):
-                    poll.register(latches[self.stop_seen], select.POLLIN)
-                if self._looked_up is not None:
-                    poll.register(self._looked_up, select.POLLIN)
+                poll = self._poll()
                 left = None if self.rings == NEVER else math.ceil((self.rings - self.clock()) * 1000)
             ready = {descriptor for descriptor, _ in poll.poll(None if left is None else max(0, left))}
         with self.lock:
@@ -169,6 +162,21 @@ class Connection(SocketDriver):
                 self.writable()
             else:
                 self.readable()
+
+    def _poll(self) -> select.poll:
+        """What is waited for: the client, a step of `close`, the end of a look-up."""
+        poll = select.poll()
+        if self.full:
+            poll.register(self.sock, select.POLLOUT)
+        elif not self.read_all:
+            poll.register(self.sock, select.POLLIN)
+        # Each step of `close` sets a latch. The ones this connection has seen stay set.
+        latches = self.server.latches
+        if self.stop_seen < len(latches):
+            poll.register(latches[self.stop_seen], select.POLLIN)
+        if self._looked_up is not None:
+            poll.register(self._looked_up, select.POLLIN)
+        return poll
 
     def _is_over(self, stream: MessageStream | None) -> bool:
         return stream is not self.stream or self.waits is PARTED or self not in self.server.peers
@@ -213,8 +221,9 @@ class Connection(SocketDriver):
         self._done()
         if waits or looks_up:
             return
-        self.server.pool.leave(self.job)
-        self.server.serve(self)
+        if self.job is not None:
+            self.server.pool.leave(self.job)
+        self.server.serve(self, "socket")
 
     def poke(self) -> None:
         """A thread that polls is woken by the server's latch; while a hook runs nobody polls.
@@ -236,13 +245,18 @@ class Connection(SocketDriver):
 
     def end(self) -> None:
         """Nothing is left to be done, or nothing can be: count the connection out."""
-        with self._held():
+        with self._held():  # without it, too: `close` has waited long enough
             super().end()
 
     @contextlib.contextmanager
     def _held(self) -> Generator[bool]:
-        """Have the connection, if it can be had soon; False: it could not."""
-        held = self.lock.acquire(timeout=STEP)
+        """Have the connection, if it can be had soon; False: it could not.
+
+        All connections of a step of `close` share its patience, so many that hang do not delay it.
+        """
+        server, began = self.server, time.monotonic()
+        held = self.lock.acquire(timeout=server.patience)
+        server.patience = max(0.0, server.patience - (time.monotonic() - began))
         try:
             yield held
         finally:
@@ -308,6 +322,8 @@ class SMTPServer(ServerCore):
         """The threads of connections; as many again as `max_clients` for those that are refused."""
         self.lookups: Threads
         self.timers: Timers
+        self.patience: float = STEP
+        """How long `close` still waits for connections that something holds, in seconds."""
         self._closing: threading.RLock = threading.RLock()
         self._in_closing: bool = False
         self._open: bool = False
@@ -347,8 +363,13 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on.
         """
+        closings = self._closings
         self.prepare()
         self._make_ready()
+        if self._closings != closings:  # as in `listen`
+            sock.close()
+            self.close()
+            return
         connection = self.connect(sock, **identity)
         self._wait_until(lambda: connection not in self.peers)
 
@@ -360,16 +381,16 @@ class SMTPServer(ServerCore):
         if connection.refused and not connection.implicit_tls:
             connection.turn_away()
         else:
-            self.serve(connection)
+            self.serve(connection, "accept")
         return connection
 
-    def serve(self, connection: Connection) -> None:
-        """In a thread of the pool."""
+    def serve(self, connection: Connection, stage: str) -> None:
+        """In a thread of the pool. An error is one of this `stage`."""
         try:
-            with connection.lock:
+            with connection.lock:  # its thread begins when it has its job
                 connection.job = self.pool.submit(connection.serve)
         except RuntimeError as error:  # the system has no thread for it
-            self.report(error, "accept", connection.session)
+            self.report(error, stage, connection.session)
             connection.end()
 
     def close(self) -> None:
@@ -384,10 +405,12 @@ class SMTPServer(ServerCore):
                 return
             self._in_closing = True
             try:
+                self.patience = STEP
                 for latch, seconds in zip_longest(self.latches, self.closing()):
                     if latch is not None:
                         latch.set()
                     self._wait_until(lambda: not self.peers, seconds)
+                    self.patience = STEP
                 self._let_go()
             finally:
                 self._in_closing = False

@@ -137,7 +137,7 @@ class Connection(SocketDriver):
             self._writable.start(self._see_room)
 
     def _see(self) -> None:
-        if self._turn is None or self.waits is PARTED or self.held or self.eof or self.lost:
+        if self._turn is None or self.waits is PARTED or self.held or self.read_all or self.lost:
             self._readable.stop()
         else:
             self.readable()

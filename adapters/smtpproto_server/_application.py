@@ -71,7 +71,7 @@ class Application:
         """How many threads each kind of plain hook has; "hook" is all that are not named."""
         self._contexts: TlsContexts | None = None
         self._listeners: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
-        self.counting: threading.Lock = threading.Lock()
+        self.counting: threading.RLock = threading.RLock()  # a signal handler may close the server within
         """Held while connections are counted in or out."""
         self.counts: Final[dict[bool, int]] = {False: 0, True: 0}
         """How many connections are served, and how many are refused: keyed by `refused`."""
@@ -136,7 +136,9 @@ class Application:
         for listener in tuple(self._listeners[event]):
             try:
                 listener(*args)
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 self.log.exception("a listener for %r raised", event)
 
     def report(self, error: BaseException, stage: str, session: Session | None, remote: str = "") -> None:
@@ -167,25 +169,22 @@ class Application:
         new.envelope = copy.copy(session.envelope)
         new.envelope.rcpt_to = [*session.envelope.rcpt_to]
         new.x_client, new.x_forward = {**session.x_client}, {**session.x_forward}
-        if session in self.connections:
-            self.connections.remove(session)
-            self.connections.add(new)
+        with self.counting:
+            if session in self.connections:
+                self.connections.remove(session)
+                self.connections.add(new)
         return new
 
     def closed(self, session: Session, reason: str, *, refused: bool) -> None:
         """Count a connection out; once, whoever says so first."""
-        if session not in self.connections:
-            return
-        self.connections.discard(session)
-        self.count(-1, refused=refused)
+        with self.counting:
+            if session not in self.connections:
+                return
+            self.connections.discard(session)
+            self.counts[refused] -= 1
         self.log.debug("%s: closed: %s", session.id, reason)
         if reason.startswith("PROXY header refused"):
             self.report(ConnectionError(reason), "proxy", session)
-
-    def count(self, by: int, *, refused: bool) -> None:
-        """Count a connection in (1) or out (-1)."""
-        with self.counting:
-            self.counts[refused] += by
 
     def gone(self, peer: object) -> None:
         """A connection has ended, with all that belongs to it."""

@@ -455,8 +455,10 @@ class Driver(Calls):
         self.reason = self.reason or event.reason
         return True
 
-    def mechanism_failed(self, error: Exception) -> None:
+    def mechanism_failed(self, error: BaseException) -> None:
         """As a hook that failed."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         self.server.report(error, "hook", self.session)
 
     # --- before the greeting: the delay, the name, on_connect -------------------------------------

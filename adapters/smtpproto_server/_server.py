@@ -22,11 +22,10 @@ from smtpproto_server._sockets import bind_tcp, bind_unix, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Unpack
 
     from smtpproto_server._driver import Driver
     from smtpproto_server._options import Options
-    from smtpproto_server._sockets import Address, Identity
+    from smtpproto_server._sockets import Address
 
 __all__ = ["ServerCore"]
 
@@ -122,21 +121,30 @@ class ServerCore(Application):
 
     # --- one connection -----------------------------------------------------------------------------
 
-    def admit(self, sock: socket.socket, clock: Callable[[], float], **identity: Unpack[Identity]) -> Any:
-        """The connection for a connected socket, not begun; None: there is none, and the socket is closed."""
+    def admit(
+        self,
+        sock: socket.socket,
+        clock: Callable[[], float],
+        *,
+        id: str | None = None,  # noqa: A002 - the session's own name for it
+        local_address: str | None = None,
+        local_port: int | None = None,
+        remote_address: str | None = None,
+        remote_port: int | None = None,
+    ) -> Any:
+        """The connection for a connected socket, counted in; None: there is none, the socket is closed."""
         sock.settimeout(0)
-        name = _unless_gone(sock.getsockname)
+        name: Any = _unless_gone(sock.getsockname)
+        local = _either(local_address, local_port, name)
         if isinstance(name, tuple):  # not a unix socket
             # A reply never waits for the one before to be acknowledged.
             _unless_gone(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        given: dict[str, Any] = {key: value for key, value in identity.items() if value is not None}
-        address, port = socket_address(name)
-        local = given.get("local_address", address), given.get("local_port", port)
-        if "remote_address" not in given or "remote_port" not in given:
-            address, port = socket_address(_unless_gone(sock.getpeername))
-        remote = given.get("remote_address", address), given.get("remote_port", port)
+        if remote_address is None or remote_port is None:
+            remote = _either(remote_address, remote_port, _unless_gone(sock.getpeername))
+        else:
+            remote = remote_address, remote_port
         try:
-            driver = self.begin(sock, local, remote, clock, given.get("id"))
+            driver = self.begin(sock, local, remote, clock, id)
         except Exception as error:  # noqa: BLE001 - costs this connection, not the others
             self.report(error, "accept", None)
             driver = None
@@ -154,9 +162,6 @@ class ServerCore(Application):
     ) -> Any:
         """Count a new connection in and make what serves it; None: close it without a word."""
         options, limit = self.options, self.options.max_clients
-        refused = limit is not None and self.counts[False] >= limit
-        if refused and options.secure and not options.secured and self.counts[True] >= (limit or 0):
-            return None
         facts = {
             "local": local,
             "peer": remote,
@@ -166,11 +171,20 @@ class ServerCore(Application):
             "entropy": os.urandom(16) if "CRAM-MD5" in options.auth_methods else b"",
             "started": int(time.time()),
         }
+        with self.counting:
+            refused = limit is not None and self.counts[False] >= limit
+            if refused and options.secure and not options.secured and self.counts[True] >= (limit or 0):
+                return None
+            self.counts[refused] += 1
         kind: Any = self.driver
-        driver = kind(self, sock, clock, facts)
+        try:
+            driver = kind(self, sock, clock, facts)
+        except BaseException:
+            with self.counting:
+                self.counts[refused] -= 1
+            raise
         if refused:
             driver.refuse()
-        self.count(1, refused=refused)
         self.connections.add(driver.session)
         self.peers.add(driver)
         self.log.debug("%s: connection from [%s]:%d", driver.session.id, *remote)
@@ -198,9 +212,15 @@ def new_id() -> str:
     return os.urandom(16).translate(_ID_CHARACTERS).decode()
 
 
-def _unless_gone(ask: Callable[..., Any], *args: Any) -> Any:
-    """What a socket says of itself; None if its client was gone before we looked: reading will tell."""
+def _unless_gone(call: Callable[..., Any], *args: Any) -> Any:
+    """Call a method of a socket; None if its client was gone before: reading will tell."""
     try:
-        return ask(*args)
+        return call(*args)
     except OSError:
         return None
+
+
+def _either(address: str | None, port: int | None, found: object) -> tuple[str, int]:
+    """What was given of an address and a port, and else what the socket has."""
+    its_address, its_port = socket_address(found)
+    return its_address if address is None else address, its_port if port is None else port

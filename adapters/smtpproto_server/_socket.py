@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,7 +40,7 @@ class SocketDriver(Driver):
     def send(self, octets: bytes) -> None:
         """As far as the system takes it; the rest when there is room."""
         if self.rest:
-            self.rest = bytes(self.rest) + octets
+            self.rest = memoryview(bytes(self.rest) + octets)
             return
         sent = self._sent(octets)
         if sent < len(octets):
@@ -86,6 +87,11 @@ class SocketDriver(Driver):
         if not self.rest:
             self.rest = b""
             self.room()
+
+    def socket_error(self) -> OSError | None:
+        """The error that the system keeps for the socket, which forgets it; None: there is none."""
+        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return OSError(number, os.strerror(number)) if number else None
 
     def octets_wait(self) -> bool:
         """Look into the socket."""

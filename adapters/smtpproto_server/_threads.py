@@ -25,7 +25,7 @@ IDLE: Final = 10.0  # seconds that a thread without work stays
 
 
 class Job:
-    """Work that was handed to `Threads`."""
+    """Work that was handed to `Threads`. When it is over nothing is kept of it."""
 
     __slots__ = ("left", "over", "work")
 
@@ -38,7 +38,7 @@ class Job:
 
 
 class Threads:
-    """At most so many threads; more work waits its turn."""
+    """At most so many threads at work that was not given up; more work waits its turn."""
 
     __slots__ = ("_change", "_closed", "_idle", "_jobs", "_most", "_name", "_numbers", "_running")
 
@@ -77,7 +77,7 @@ class Threads:
                 return
             if job in self._jobs:
                 self._jobs.remove(job)
-                job.over = True
+                job.over, job.work = True, _nothing
                 return
             job.left = True
             self._running -= 1
@@ -89,7 +89,8 @@ class Threads:
         """Take no more work; what has not begun is dropped, and idle threads end."""
         with self._change:
             self._closed = True
-            self._jobs.clear()
+            while self._jobs:
+                self._jobs.pop().work = _nothing
             self._change.notify_all()
 
     def _start(self) -> None:
@@ -100,7 +101,7 @@ class Threads:
         while (job := self._next()) is not None:
             _call(job.work)
             with self._change:
-                job.over = True
+                job.over, job.work = True, _nothing  # a cycle, if its owner keeps the job
                 if job.left:
                     return
             del job  # a thread that waits holds nothing of the last one
@@ -167,6 +168,10 @@ class Timers:
                     return heapq.heappop(self._due)[2]
                 self._change.wait(left)
         return None
+
+
+def _nothing() -> None:
+    return None
 
 
 def _call(work: Work) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import threading
@@ -48,7 +47,7 @@ class Connection(SocketDriver):
         elif self.full:
             events = WRITE
         else:
-            events = 0 if self.held or self.waits is Wait.HOOK else READ
+            events = 0 if self.held or self.read_all or self.waits is Wait.HOOK else READ
         selector = self.server.selector
         if events != self.watched:
             if self.watched:
@@ -100,10 +99,8 @@ class Connection(SocketDriver):
             error = raised
         with self.server.lock:
             # The socket was not watched meanwhile: a client that has reset the connection is not answered.
-            if self.waits is not PARTED:
-                lost = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if lost:
-                    self.lose(OSError(lost, os.strerror(lost)))
+            if self.waits is not PARTED and (lost := self.socket_error()) is not None:
+                self.lose(lost)
             self.returned(call, value, error)
 
     def cancel_hook(self) -> None:

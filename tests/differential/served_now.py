@@ -30,7 +30,7 @@ def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, .
     server.peers.add(runtime)
     if talk.refused:
         runtime.refuse()
-    server.count(1, refused=talk.refused)
+    server.counts[talk.refused] += 1
     return runtime.play()
 
 

@@ -1,19 +1,22 @@
-# Faults that only asyncio has: tasks that somebody else cancels, loops that serve two, transports and
-# what they hold. All else is in the kit (cases/test_faults.py, cases/test_floods.py).
+# Faults that only asyncio has: tasks that somebody else cancels, loops that serve two, sockets that a loop
+# watches. All else is in the kit (cases/test_faults.py, cases/test_floods.py).
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import socket
+import struct
+import sys
 import threading
 from typing import Any
 
 import pytest
 
 from running import DATA, DEADLINE, RUNTIMES, Client, Running, new_loop, running, wait_until
+from runtimes.test_asyncio_server import play
 from smtpproto_asyncio import Options, SMTPServer
+from smtpproto_asyncio._server import Connection
 
 runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
 
@@ -107,25 +110,20 @@ def test_a_task_that_is_cancelled_from_outside_ends_its_connection_wherever_it_i
         assert server.server.counts[False] == 0
 
 
-def test_a_socket_that_dies_before_it_is_served_is_closed() -> None:
-    class Dead(socket.socket):
-        def setsockopt(self, *_: Any) -> None:
-            raise OSError(errno.EINVAL, "the peer was reset")
-
+@runtimes
+def test_a_client_that_has_reset_before_it_is_served_is_let_go(runtime: str) -> None:
     async def main() -> None:
-        server = SMTPServer(Options(name="mx.test"))
-        with (
-            socket.create_server(("127.0.0.1", 0)) as listener,
-            socket.create_connection(listener.getsockname()),
-        ):
+        server = SMTPServer(Options(name="mx.test", disable_reverse_lookup=True))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
             ours, _ = listener.accept()
-            dead = Dead(fileno=ours.detach())
-            await server.serve_connection(dead)
-            assert dead.fileno() == -1
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            await asyncio.wait_for(server.serve_connection(ours), DEADLINE)
+            assert ours.fileno() == -1
         assert not server.peers
 
-    asyncio.run(main())
-    gc.collect()
+    play(runtime, main())
 
 
 @runtimes
@@ -154,3 +152,121 @@ def test_a_connection_that_comes_just_before_close_is_told(runtime: str) -> None
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
+
+
+class Faulty(Connection):
+    """Its engine fails whatever comes."""
+
+    __slots__ = ()
+
+    def advance(self) -> Any:
+        raise KeyError("advance")
+
+
+@runtimes
+def test_a_fault_that_comes_twice_while_a_hook_reads_ends_the_connection(runtime: str) -> None:
+    async def on_data(stream: Any, _session: object) -> None:
+        await stream.read()
+
+    async def main() -> None:
+        server = SMTPServer(
+            name="mx.test", disable_reverse_lookup=True, auth_optional=True, on_data=on_data
+        )  # fmt: skip
+        reports: list[str] = []
+
+        def note(error: BaseException, info: dict[str, Any]) -> None:
+            reports.append(f"{info['stage']} {error!r}")
+
+        server.on("error", note)
+        ours, theirs = socket.socketpair()
+        serving = asyncio.create_task(server.serve_connection(ours))
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        writer.write(b"EHLO a\r\n" + DATA)
+        while not (await reader.readline()).startswith(b"354 "):
+            pass
+        (peer,) = server.peers
+        peer.__class__ = Faulty
+        writer.write(b"octets\r\n")
+        await asyncio.wait_for(serving, DEADLINE)
+        assert not server.peers
+        assert set(reports) == {"socket KeyError('advance')"}
+        writer.close()
+
+    play(runtime, main())
+
+
+@runtimes
+def test_what_a_loop_raises_is_reported_and_ends_that_connection_only(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_connection: Connection) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.ENOSPC, "no watch is left")
+
+    with running(runtime) as server:
+        monkeypatch.setattr(Connection, "read_on", fail)
+        with server.client() as client:
+            assert client.replies() == []
+        with server.client() as client:
+            assert client.reply() == "220 mx.test ESMTP"
+        ((error, info),) = server.errors
+        assert (info["stage"], str(error)) == ("socket", f"[Errno {errno.ENOSPC}] no watch is left")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="its loops have no eager tasks")
+def test_with_eager_tasks_a_connection_is_served_like_any_other() -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - not in Python 3.11
+        server = SMTPServer(name="mx.test", disable_reverse_lookup=True)
+        await server.listen(0, "127.0.0.1")
+        address = server.address()
+        assert isinstance(address, tuple)
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.readline() == b"220 mx.test ESMTP\r\n"
+        writer.write(b"NOOP\r\n")
+        assert await reader.readline() == b"250 OK\r\n"
+        writer.close()
+        await server.close()
+
+    asyncio.run(main())
+
+
+@runtimes
+def test_octets_that_came_before_a_reset_are_taken_even_after_several_reads(
+    runtime: str,
+) -> None:
+    text = (b"x" * 70 + b"\r\n") * 2000
+    kept: list[bytes] = []
+
+    async def on_data(stream: Any, _session: object) -> None:
+        kept.append(await stream.read())
+
+    async def on_close(_session: object) -> None:
+        closed.set()
+
+    async def main() -> None:
+        server = SMTPServer(
+            name="mx.test",
+            disable_reverse_lookup=True,
+            auth_optional=True,
+            on_data=on_data,
+            on_close=on_close,
+        )
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * len(text))
+        listener.bind(("127.0.0.1", 0))
+        await server.listen(sock=listener)
+        client = socket.create_connection(listener.getsockname(), DEADLINE)
+        for line in (b"", b"EHLO a\r\n", *DATA.splitlines(keepends=True)):
+            client.sendall(line)
+            await asyncio.to_thread(client.recv, 4096)
+        client.sendall(text + b".\r\n")  # the loop does not read meanwhile
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await closed.wait()
+        await server.close()
+
+    closed = asyncio.Event()
+    play(runtime, main())
+    assert kept == [text]

@@ -16,7 +16,10 @@ import uvloop
 
 from smtpproto_anyio import SMTPServer
 from smtpproto_asyncio import SMTPServer as OnAsyncio
+from smtpproto_blocking import SMTPServer as OnBlocking
 from smtpproto_kit import DEADLINE, running, wait_until
+from smtpproto_kit._runtimes import runtime_named
+from smtpproto_server import SocketDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +127,7 @@ def test_blocking_closes_although_a_listener_hangs_with_the_connection() -> None
 
 
 @pytest.mark.parametrize("runtime", ["asyncio", "uvloop", "anyio", "trio", "blocking"])
-def test_hooks_that_hang_for_ever_use_up_no_threads(runtime: str) -> None:
+def test_hooks_that_hang_for_ever_keep_no_threads_from_others(runtime: str) -> None:
     hang = threading.Event()
 
     def on_mail_from(address: Any, _session: object) -> None:
@@ -148,25 +151,27 @@ def test_hooks_that_hang_for_ever_use_up_no_threads(runtime: str) -> None:
             hang.set()
 
 
+@pytest.mark.parametrize("closes", [True, False])
 @pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
-def test_a_server_object_may_be_used_in_one_loop_after_the_other(runtime: str) -> None:
+def test_a_server_object_may_be_used_in_one_loop_after_the_other(runtime: str, *, closes: bool) -> None:
     server = OnAsyncio(name="mx.test", disable_reverse_lookup=True)
 
-    async def main() -> bytes:
+    async def main(*, closes: bool) -> bytes:
         await server.listen(0, "127.0.0.1")
         waiting = asyncio.create_task(server.wait_closed())
         address = server.address()
         assert isinstance(address, tuple)
         reader, writer = await asyncio.open_connection(*address)
         greeting = await reader.readline()
-        await server.close()
-        await waiting
         writer.close()
+        if closes:
+            await server.close()
+            await waiting
         return greeting
 
-    for _ in range(2):
+    for closing in (closes, True):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if runtime == "uvloop" else None) as runner:
-            assert runner.run(main()) == b"220 mx.test ESMTP\r\n"
+            assert runner.run(main(closes=closing)) == b"220 mx.test ESMTP\r\n"
 
 
 @ALL
@@ -186,3 +191,88 @@ def test_a_reset_that_comes_with_octets_ends_the_connection(runtime: str, octets
         client.sock.close()
         wait_until(lambda: len(closed) == 1)
         wait_until(lambda: not server.server.peers)
+
+
+@ALL
+@pytest.mark.parametrize("waits", ["hook under TLS", "look-up"])
+def test_the_end_of_the_input_is_read_once_while_something_else_is_waited_for(
+    runtime: str, waits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket stays readable then, and under TLS the engine does not know yet."""
+    made, let_go = runtime_named(runtime), threading.Event()
+    reads: list[bool] = []
+    readable = SocketDriver.readable
+
+    def counted(driver: SocketDriver) -> bool:
+        if counting:
+            reads.append(driver.read_all)
+        return readable(driver)
+
+    def wait(*_: object) -> Any:
+        while not let_go.is_set():
+            yield made.pause(0.01)
+
+    class Names:
+        def reverse(self, _ip: str) -> list[str]:
+            let_go.wait(DEADLINE)
+            return []
+
+    counting = False
+    monkeypatch.setattr(SocketDriver, "readable", counted)
+    how: dict[str, Any] = {"on_mail_from": wait}
+    if waits == "look-up":
+        how = {"resolver": Names(), "disable_reverse_lookup": False}
+    with running(made, **how) as server, server.client() as client:
+        if waits == "look-up":
+            wait_until(lambda: any(peer.hook is not None for peer in server.server.peers.copy()))
+        else:
+            client.greeted()
+            client.say("STARTTLS")
+            client.start_tls()
+            client.send(b"EHLO a\r\nMAIL FROM:<a@x.test>\r\n")
+            wait_until(lambda: any(peer.hook is not None for peer in server.server.peers.copy()))
+        counting = True
+        socket.socket.shutdown(client.sock, socket.SHUT_WR)
+        for _ in range(20):  # the server has time to read more than once
+            with socket.create_connection(client.sock.getpeername()):
+                pass
+        let_go.set()
+        client.rest()
+        wait_until(lambda: not server.server.peers)
+    assert reads.count(True) <= 1
+
+
+def test_a_blocking_server_that_a_signal_closes_before_it_serves_a_connection_closes_it() -> None:
+    server = OnBlocking(name="mx.test")
+    prepare = server.prepare
+
+    def interrupted() -> None:
+        server.close()  # as a signal handler would
+        prepare()
+
+    server.prepare = interrupted  # type: ignore[method-assign]
+    ours, theirs = socket.socketpair()
+    with theirs:
+        server.serve_connection(ours)
+        assert theirs.recv(100) == b""
+    server.wait_closed()
+
+
+@pytest.mark.parametrize("runtime", ["asyncio", "uvloop"])
+def test_a_handed_in_socket_that_its_owner_closes_is_counted_out(runtime: str) -> None:
+    server = OnAsyncio(name="mx.test", disable_reverse_lookup=True, close_timeout=0.0)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        serving = asyncio.create_task(server.serve_connection(ours))
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        assert await reader.readline() == b"220 mx.test ESMTP\r\n"
+        ours.close()
+        writer.close()
+        await server.close()
+        await asyncio.wait_for(serving, DEADLINE)
+        assert server.counts == {False: 0, True: 0}
+        assert not server.peers
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if runtime == "uvloop" else None) as runner:
+        runner.run(main())

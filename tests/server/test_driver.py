@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import Any
 
 import pytest
@@ -539,8 +540,9 @@ def test_one_client_more_than_the_limit_is_told_and_counted_apart() -> None:
 class Broken:
     """A mechanism that raises where it is told to."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, error: BaseException) -> None:
         self.place: str = place
+        self.error: BaseException = error
 
     @property
     def server_first(self) -> bool:
@@ -561,13 +563,16 @@ class Broken:
 
     def fail(self, place: str) -> None:
         if place == self.place:
-            raise KeyError(place)
+            raise self.error
 
 
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(1), GeneratorExit(), CancelledError()], ids=repr)
 @pytest.mark.parametrize("place", ["factory", "server_first", "step", "refused", "refusal_text"])
-def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_goes_on(place: str) -> None:
+def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_goes_on(
+    place: str, error: BaseException
+) -> None:
     def make(_session: object) -> Broken:
-        mechanism = Broken(place)
+        mechanism = Broken(place, error)
         mechanism.fail("factory")
         return mechanism
 
@@ -579,5 +584,14 @@ def test_a_mechanism_that_raises_is_an_error_of_the_application_and_the_session_
         on_auth=on_auth, sasl_mechanisms=mechanisms, auth_methods=["X-BROKEN"], allow_insecure_auth=True
     )
     assert play.say(b"AUTH X-BROKEN AAAA\r\n" * 2 + b"NOOP\r\n") == BROKEN * 2 + b"250 2.0.0 OK\r\n"
-    reported = [(repr(error), info["stage"]) for error, info in play.errors]
-    assert reported == [(f"KeyError('{place}')", "hook")] * 2
+    assert [(found, info["stage"]) for found, info in play.errors] == [(error, "hook")] * 2
+
+
+def test_a_keyboard_interrupt_in_a_mechanism_is_passed_on() -> None:
+    def make(_session: object) -> Broken:
+        return Broken("step", KeyboardInterrupt())
+
+    mechanisms: dict[str, Any] = {"X-BROKEN": make}
+    play = Play(sasl_mechanisms=mechanisms, auth_methods=["X-BROKEN"], allow_insecure_auth=True)
+    with pytest.raises(KeyboardInterrupt):
+        play.say(b"AUTH X-BROKEN AAAA\r\n")
