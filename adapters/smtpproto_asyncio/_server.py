@@ -437,7 +437,8 @@ class SMTPServer(ServerCore):
         while self.listeners:
             self.listeners.pop().close()
         for peer in self.peers.copy():
-            peer.end()
+            with contextlib.suppress(RuntimeError):  # its task cannot be woken any more
+                peer.end()
 
     def _accept_from(self, listener: Listener) -> None:
         listener.release = partial(self.loop.remove_reader, listener.sock)
