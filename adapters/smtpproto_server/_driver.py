@@ -117,7 +117,7 @@ class Driver(Calls):
         """
 
     def poke(self) -> None:
-        """Call `go_on` soon, where the connection runs; may be called from any thread."""
+        """Call `go_on` soon, where the connection runs. Called where the server's `close` runs."""
         raise NotImplementedError
 
     def finished(self) -> None:
@@ -157,7 +157,7 @@ class Driver(Calls):
         self.go_on()
 
     def stop(self, *, now: bool = False) -> None:
-        """End the session: after the transaction, or now. May be called from any thread."""
+        """End the session: after the transaction, or now."""
         self.stopping, self.noted = max(self.stopping, 2 if now else 1), True
         self.poke()
 

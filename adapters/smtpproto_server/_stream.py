@@ -116,7 +116,8 @@ class MessageStream:
         """Ask, before the message is stored for good, whether the hook still has its say.
 
         From a True on `hook_timeout` does not end the hook any more, so what it returns is what the
-        client is answered. After False the message must not be kept. May be called from any thread.
+        client is answered. A coroutine hook may still be cancelled if its client is lost or the server
+        ends. After False the message must not be kept. May be called from any thread.
         """
         return self._source.claim(self)
 
