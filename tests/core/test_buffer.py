@@ -503,6 +503,16 @@ def test_a_feed_is_refused_where_enough_is_held() -> None:
     assert len(buffer) == 101
 
 
+def test_what_was_read_of_a_piece_is_not_held_whatever_else_is() -> None:
+    buffer = LineBuffer(16, 16)
+    buffer.feed(b"NOOP\r\nRSET\r\n")
+    assert buffer.next_line() == "NOOP"
+    buffer.feed(b"QUIT\r\n")
+    assert len(buffer) == len(b"RSET\r\nQUIT\r\n")
+    assert buffer.next_line() == "RSET"
+    assert len(buffer) == len(b"QUIT\r\n")
+
+
 def test_the_beginning_of_a_line_is_held_too() -> None:
     buffer = LineBuffer(16, 16)
     buffer.feed(b"NOO")

@@ -922,6 +922,16 @@ def test_a_client_may_be_too_many_after_the_handshake_too() -> None:
     assert end_of(connection) == (TOO_MANY, [ConnectionClosed("too many clients")])
 
 
+def test_whoever_is_refused_within_tls_is_told_the_end_of_the_handshakes_clock_first() -> None:
+    connection = made(secure=True)
+    connection.refuse()
+    events(connection)
+    connection.tls_established(TLS)
+    assert [connection.next_event() for _ in "123"] == [
+        TimerChanged("tls_handshake_timeout", None), ConnectionClosed("too many clients"), CLOSED
+    ]  # fmt: skip
+
+
 def test_who_was_greeted_is_not_refused() -> None:
     for state in set(State) - {State.PROXY, State.HANDSHAKE, State.ARRIVED, State.CLOSED}:
         with pytest.raises(LocalProtocolError, match="refuse belongs before the greeting, not where "):

@@ -56,10 +56,15 @@ def test_an_enhanced_code_that_does_not_fit_is_refused_at_once(made: Any, messag
         made()
 
 
-@pytest.mark.parametrize("text", [[1], [b"x"], ["a", None]])
-def test_a_text_is_str_or_lines_of_str(text: Any) -> None:
-    with pytest.raises(TypeError, match="a reply text is str or a list of str"):
-        Reject(text=text)
+@pytest.mark.parametrize(("text", "types"), [
+    ([1], "int"), ([b"x"], "bytes"), (["a", None], "str, NoneType"),
+])  # fmt: skip
+def test_a_text_is_str_or_lines_of_str(text: Any, types: str) -> None:
+    for kind in (Accept, Reject):
+        with pytest.raises(
+            TypeError, match=rf"\Aa reply text is str or a list of str, not a list of {types}\Z"
+        ):
+            kind(text=text)
 
 
 def test_a_challenge_takes_octets() -> None:
@@ -236,6 +241,11 @@ def test_decisions_are_values() -> None:
     assert len({Accept(), Accept(), Reject(), Reject(), Challenge(b""), Challenge(b"")}) == 3
     assert repr(Accept(250)) == "Accept(250, None, None, user=None)"
     assert repr(Reject(550, text="no")) == "Reject(550, None, 'no')"
+
+
+def test_an_accept_does_not_show_who_logged_in_but_that_somebody_did() -> None:
+    assert repr(Accept(235, "2.7.0", "in", user="me")) == "Accept(235, '2.7.0', 'in', user=***)"
+    assert repr(Accept(user="")) == "Accept(None, None, None, user=***)"
 
 
 def test_a_challenge_does_not_show_its_octets() -> None:

@@ -61,7 +61,9 @@ BODY = b"a\r\n.\r\n"
 OK_SENDER, OK_RECIPIENT = b"250 2.1.0 Accepted\r\n", b"250 2.1.5 Accepted\r\n"
 GO = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 QUEUED = b"250 2.6.0 OK: message queued\r\n"
+RESET = b"250 2.0.0 Flushed\r\n"
 SHUT = b"421 4.3.2 Server shutting down\r\n"
+LONGEST = b"l" * 190 + b"@" + b"a" * 63  # a mailbox of 254 octets
 
 
 class Asked(Engine):
@@ -150,6 +152,10 @@ def kinds(engine: Asked) -> list[type[Event]]:
     return [type(event) for event in engine.events_seen]
 
 
+def content(engine: Asked) -> bytes:
+    return b"".join(event.data for event in engine.events_seen if isinstance(event, DataChunk))
+
+
 # --- both faces -----------------------------------------------------------------------------------
 
 
@@ -201,7 +207,10 @@ def test_a_group_that_is_accepted_at_once_is_read_in_one_go() -> None:
     assert engine.session.transaction == 2
 
 
-def test_a_plain_group_makes_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", [{}, {"needs_upgrade": True, "secured": True}])
+def test_a_plain_group_makes_no_event_and_is_not_looked_up(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Yes(Asked):
         def hook(self, event: Event) -> Accept | Pending:
             raise AssertionError(event)
@@ -214,13 +223,38 @@ def test_a_plain_group_makes_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
         def message_ended(self, message: IncomingMessage) -> Accept | Pending:  # noqa: ARG002
             return ACCEPT
 
-    engine = Yes(Options(auth_optional=True, hide_enhancedstatuscodes=False), {})
+    engine = Yes(Options(auth_optional=True, hide_enhancedstatuscodes=False, **how), {})
     engine.run(b"")
     engine.run(EHLO)
-    for name in ("MailRequested", "RcptRequested"):
+    for name in ("MailRequested", "RcptRequested", "finished", "read_command"):
         monkeypatch.setattr(f"smtpproto._engine.{name}", None)
-    monkeypatch.setattr("smtpproto._engine.finished", None)
-    assert engine.run(MAIL + RCPT + DATA + BODY) == OK_SENDER + OK_RECIPIENT + GO + QUEUED
+    group, replies = MAIL + RCPT, OK_SENDER + OK_RECIPIENT
+    assert engine.run(group + b"RSET\r\n") == replies + RESET
+    assert engine.run(group + DATA + BODY) == replies + GO + QUEUED
+    longest = b"MAIL FROM:<%s>\r\nRCPT TO:<%s>\r\n" % (LONGEST, LONGEST)
+    assert engine.run(longest) == replies
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("yes", [ACCEPT, Accept(text="Welcome")])
+def test_whoever_was_accepted_is_in_the_envelope(yes: Accept, at_once: bool) -> None:
+    engine = made({MailRequested: yes, RcptRequested: yes}, at_once=at_once)
+    engine.run(MAIL + RCPT + RCPT.replace(b"b", b"c"))
+    assert engine.session.envelope.mail_from == Address("a@x.test")
+    assert engine.session.envelope.rcpt_to == [Address("b@y.test"), Address("c@y.test")]
+
+
+def test_what_was_fed_while_a_question_was_open_keeps_its_order() -> None:
+    engine = made(at_once=False)
+    engine.receive_data(MAIL + RCPT)
+    assert engine.advance() is PAUSED
+    engine.receive_data(b"RCPT\r\n")
+    engine.decide(ACCEPT)
+    assert engine.advance() is PAUSED  # the first piece is used up, the second was not looked at
+    engine.receive_data(b"RSET\r\n")
+    engine.decide(ACCEPT)
+    bad_recipient = b"501 5.1.3 Error: Bad recipient address syntax\r\n"
+    assert engine.run() == OK_SENDER + OK_RECIPIENT + bad_recipient + RESET
 
 
 @pytest.mark.parametrize("lmtp", [False, True])
@@ -255,6 +289,46 @@ def test_many_replies_are_sent_before_more_are_made() -> None:
     assert engine.data_to_send().count(b"\r\n") == MANY_REPLIES
     assert engine.advance() is NEED_DATA
     assert engine.data_to_send().count(b"\r\n") == 1
+
+
+def test_replies_to_plain_lines_wait_for_those_after_them() -> None:
+    fault = b"\0\r\n"
+    engine = made()
+    engine.receive_data(MAIL + fault + RCPT + fault + b"RSET\r\n" + fault + b"RSET\r\n")
+    assert engine.advance() is NEED_DATA
+    assert engine.data_to_send().count(b"\r\n") == 7
+
+
+def test_a_refusal_for_want_of_hello_ends_a_group_where_the_command_does() -> None:
+    engine = Asked(Options(auth_optional=True), {})
+    engine.run()
+    engine.receive_data(MAIL + RCPT + DATA + MAIL)
+    assert engine.advance() is SEND
+    assert engine.data_to_send().count(b"\r\n") == 3
+    assert engine.advance() is NEED_DATA
+    assert engine.data_to_send().count(b"\r\n") == 1
+
+
+# --- the message in the same piece --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [
+    b"",
+    b"\r\n.\r\n",  # two commands that are none, and no end of any message
+    b"NOOP\r\n" * 50,
+])  # fmt: skip
+@pytest.mark.parametrize(("body", "expected"), [
+    (b"abc.d\r\n.\r\n", b"abc.d\r\n"),
+    (b"a.b\r\n..c\r\n.\r\n", b"a.b\r\n.c\r\n"),
+    (b"abc.d\r\n..e\r\n.\r\n", b"abc.d\r\n.e\r\n"),
+    (b"a.b\r\n..c\r\n" + b"x" * 5000 + b"\r\n.\r\n", b"a.b\r\n.c\r\n" + b"x" * 5000 + b"\r\n"),
+])  # fmt: skip
+def test_what_came_before_a_message_in_its_piece_is_no_part_of_it(
+    before: bytes, body: bytes, expected: bytes
+) -> None:
+    engine = made()
+    assert engine.run(before + MAIL + RCPT + DATA + body + MAIL).endswith(GO + QUEUED + OK_SENDER)
+    assert content(engine) == expected
 
 
 # --- the answer later -------------------------------------------------------------------------------
@@ -399,6 +473,26 @@ def test_a_shutdown_within_a_question_ends_after_the_transaction() -> None:
     assert engine.run(MAIL + RCPT + DATA + BODY + MAIL) == OK_SENDER + OK_RECIPIENT + GO + QUEUED + SHUT
 
 
+def test_a_plain_line_after_the_transaction_of_a_shutdown_is_not_served() -> None:
+    engine = made()
+    engine.run(MAIL)
+    engine.shutdown()
+    assert engine.run(b"RSET\r\n" + MAIL) == RESET + SHUT
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_message_that_had_to_be_allowed_is_begun_by_its_method(at_once: bool) -> None:
+    class Told(Asked):
+        def put(self, event: Event) -> bool:
+            assert not isinstance(event, DataStarted)
+            return super().put(event)
+
+    engine = Told(Options(auth_optional=True), {}, at_once=at_once, ask=[DataRequested])
+    engine.run()
+    engine.run(EHLO + MAIL + RCPT + DATA + BODY)
+    assert kinds(engine)[-4:] == [DataRequested, DataStarted, DataChunk, DataFinished]
+
+
 def test_a_message_that_was_allowed_and_never_begun_comes_by_put() -> None:
     engine = made(ask=[DataRequested], at_once=False)
     engine.run(MAIL + RCPT)
@@ -435,7 +529,7 @@ def test_without_a_limit_there_may_be_any_number_of_recipients() -> None:
 
 
 @pytest.mark.parametrize("how", [
-    {"disabled_commands": ("RSET",)}, {"auth_optional": False},
+    *({"disabled_commands": (verb,)} for verb in ("MAIL", "RCPT", "DATA", "RSET")), {"auth_optional": False},
     {"needs_upgrade": True}, {"ask": [TransactionReset, DataRequested]},
 ])  # fmt: skip
 def test_the_options_hold_for_plain_lines_too(how: dict[str, Any]) -> None:
@@ -443,7 +537,7 @@ def test_the_options_hold_for_plain_lines_too(how: dict[str, Any]) -> None:
     ask = given.pop("ask", ())
     given = {"auth_optional": True, "hide_enhancedstatuscodes": False, **given}
     made_of = Options(**given)
-    said = MAIL + RCPT + DATA + b"RSET\r\n"
+    said = MAIL + b"RSET\r\n" + MAIL + RCPT + DATA + BODY
     plain, other = (Asked(made_of, {}, ask=ask) for _ in "12")
     for engine, octets in ((plain, said), (other, said.lower())):
         engine.run()

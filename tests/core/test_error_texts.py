@@ -16,6 +16,7 @@ from smtpproto import (
     ConnectRequested,
     DataFinished,
     DecisionError,
+    Engine,
     LocalProtocolError,
     MailRequested,
     Options,
@@ -79,9 +80,10 @@ def test_options_that_do_not_go_together_are_both_named() -> None:
         Options(needs_upgrade=True, disabled_commands=("STARTTLS",))
 
 
-def test_tls_is_not_available_by_itself() -> None:
+@pytest.mark.parametrize("made", [Engine, Connection])
+def test_tls_is_not_available_by_itself(made: type[Engine]) -> None:
     with pytest.raises(ConfigurationError):
-        Connection(Options(secure=True))
+        made(Options(secure=True))
 
 
 def arrived() -> Connection:

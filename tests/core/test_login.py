@@ -13,6 +13,7 @@ from smtpproto import (
     AuthRequest,
     AuthRequested,
     Challenge,
+    Connection,
     CramMd5Credentials,
     LocalProtocolError,
     LoginCredentials,
@@ -20,6 +21,7 @@ from smtpproto import (
     Options,
     PlainCredentials,
     Reject,
+    State,
     XOAuth2Credentials,
 )
 from smtpproto.testing import ENTROPY, Outcome, converse, drive, settle
@@ -545,6 +547,34 @@ def test_where_a_mechanism_cannot_refuse_the_question_stays_open(
     outcome.connection.decide(Reject(535))
     settle(outcome, {})
     assert outcome.replies[2:] == ["535 Error: Authentication credentials invalid"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [(Reject(534), ZeroDivisionError), (Reject(), LocalProtocolError), (Accept(), LocalProtocolError)],
+)
+def test_where_a_failure_is_reported_and_not_raised_the_client_is_answered_all_the_same(
+    refusal: Accept | Reject, error: type[Exception]
+) -> None:
+    class Reporting(Connection):
+        def mechanism_failed(self, error: Exception) -> None:
+            reported.append(type(error))
+
+    reported: list[type[Exception]] = []
+    connection = Reporting(
+        Options(
+            name="mx.test",
+            allow_insecure_auth=True,
+            **scripted(AuthRequest(PlainCredentials("", "u", "p")), kind=Stumbling),
+        )
+    )
+    outcome = Outcome(connection)
+    settle(outcome, {})
+    connection.receive_data(f"{EHLO}\r\nAUTH X-OWN\r\nNOOP\r\n".encode())
+    settle(outcome, {AuthRequested: refusal})
+    assert outcome.replies[2:] == ["451 Error: internal error, please try again later", "250 OK"]
+    assert reported == [error]
+    assert (connection.failed_logins, connection.state) == (0, State.READY)
 
 
 def test_a_factory_that_gives_no_mechanism_raises_and_the_client_is_answered() -> None:

@@ -172,6 +172,22 @@ def test_an_option_has_its_default_and_its_check() -> None:
     assert (made.default, dict(made.metadata)) == (1.5, {"check": Check.seconds})
 
 
+def test_an_option_is_shown_unless_it_is_secret() -> None:
+    @dataclass(frozen=True, kw_only=True, eq=False)
+    class Keys(Options):
+        label: str = option(Check.line, "none")
+        key: str = option(Check.line, "none", secret=True)
+
+    shown = repr(Keys(label="visible", key="hidden"))
+    assert "label='visible'" in shown
+    assert "hidden" not in shown
+    wrong: Any = b"hidden"
+    with pytest.raises(ValueError, match=r"\Alabel must be text, not b'hidden'\Z"):
+        Keys(label=wrong)
+    with pytest.raises(ValueError, match=r"\Akey must be text, not bytes\Z"):
+        Keys(key=wrong)
+
+
 def test_an_option_behind_one_without_a_check_is_checked() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Mixed(Options):
