@@ -237,11 +237,17 @@ def test_a_plain_group_makes_no_event_and_is_not_looked_up(
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("answers", [{}, dict.fromkeys([MailRequested, RcptRequested], Accept(text="Hi"))])
-def test_whoever_was_accepted_is_in_the_envelope(answers: dict[type[Event], Accept], at_once: bool) -> None:
+def test_whoever_was_asked_about_and_accepted_is_in_the_envelope(
+    answers: dict[type[Event], Accept], at_once: bool
+) -> None:
     engine = made(answers, at_once=at_once)
     engine.run(MAIL + RCPT + RCPT.replace(b"b", b"c"))
-    assert engine.session.envelope.mail_from == Address("a@x.test")
-    assert engine.session.envelope.rcpt_to == [Address("b@y.test"), Address("c@y.test")]
+    sender, *recipients = (Address(text) for text in ("a@x.test", "b@y.test", "c@y.test"))
+    assert engine.events_seen == [
+        MailRequested(sender, engine.session), *(RcptRequested(each, engine.session) for each in recipients)
+    ]  # fmt: skip
+    assert engine.session.envelope.mail_from == sender
+    assert engine.session.envelope.rcpt_to == recipients
 
 
 def test_what_was_fed_while_a_question_was_open_keeps_its_order() -> None:
