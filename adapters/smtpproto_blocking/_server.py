@@ -146,9 +146,12 @@ class Connection(SocketDriver):
                 if self._is_over(stream) or self.noted:
                     self.go_on()
                     return
-                poll = self._poll()
+                there_is_more = self.full_reads and not (self.full or self.held)
+                poll = None if there_is_more else self._poll()
                 left = None if self.rings == NEVER else math.ceil((self.rings - self.clock()) * 1000)
-            ready = {descriptor for descriptor, _ in poll.poll(None if left is None else max(0, left))}
+            ready = {self.sock.fileno()}
+            if poll is not None:
+                ready = {descriptor for descriptor, _ in poll.poll(None if left is None else max(0, left))}
         with self.lock:
             if self._looked_up is not None and self._looked_up.fileno() in ready:
                 self._forget_look_up()

@@ -557,10 +557,10 @@ def test_where_a_failure_is_reported_and_not_raised_the_client_is_answered_all_t
     refusal: Accept | Reject, error: type[Exception]
 ) -> None:
     class Reporting(Connection):
-        def mechanism_failed(self, error: Exception) -> None:
+        def mechanism_failed(self, error: BaseException) -> None:
             reported.append(type(error))
 
-    reported: list[type[Exception]] = []
+    reported: list[type[BaseException]] = []
     connection = Reporting(
         Options(
             name="mx.test",
