@@ -53,19 +53,20 @@ OURS: Final = ("asyncio", "asyncio-plain", "uvloop", "anyio", "trio", "gevent", 
 BESIDE_FLOORS: Final = (
     *ratios(
         "asyncio", "floor-asyncio",
-        small10=3.2, reuse10=3.1, churn=3, pipeline=5.9, rcpt100=4.5, commands=4.4, pipeline1m=1.05,
+        small10=2.8, reuse10=3.1, churn=2.4, pipeline=4.9, rcpt100=5.2, commands=4, pipeline1m=1,
         large20m=1.1,
     ),
-    *ratios("asyncio", "floor-buffered", pipeline1m=1.7, large20m=2.2),
-    *ratios("uvloop", "floor-uvloop-buffered", small10=5.1, reuse10=3.2, pipeline=5.2, pipeline1m=1.2),
-    *ratios("gevent", "floor-gevent", reuse10=2.1, pipeline=5.2, large1m=2.3, pipeline1m=1.7),
-    *ratios("blocking", "floor-threads", reuse10=5.4, pipeline=10.4, large1m=2.3, pipeline1m=1.7),
-    *ratios("anyio", "floor-anyio", reuse10=2, pipeline=2.4, large1m=2.3, pipeline1m=1.9),
+    *ratios("asyncio", "floor-buffered", pipeline1m=1.4, large20m=2.2),
+    *ratios("uvloop", "floor-uvloop-buffered", small10=3.9, reuse10=3.2, pipeline=5.2, pipeline1m=1.3),
+    *ratios("gevent", "floor-gevent", reuse10=1.8, pipeline=4.8, large1m=1.4, pipeline1m=1.25),
+    *ratios("blocking", "floor-threads", reuse10=5, pipeline=11.1, large1m=1.6, pipeline1m=1.6),
+    *ratios("anyio", "floor-anyio", reuse10=1.7, pipeline=2.4, large1m=1.1, pipeline1m=0.8),
 )  # fmt: skip
 BESIDE_PEERS: Final = (
-    *ratios("asyncio", "aiosmtpd", small10=0.56, reuse10=0.3, pipeline=0.18, rcpt100=0.03, pipeline1m=0.06),
+    *ratios("asyncio", "aiosmtpd", small10=0.54, reuse10=0.25, pipeline=0.15, rcpt100=0.03, pipeline1m=0.05),
     *ratios(
-        "uvloop", "aiosmtpd-uvloop", small10=0.45, reuse10=0.26, pipeline=0.15, rcpt100=0.06, pipeline1m=0.04
+        "uvloop", "aiosmtpd-uvloop",
+        small10=0.41, reuse10=0.29, pipeline=0.155, rcpt100=0.031, pipeline1m=0.04,
     ),
     *(Limit(workload, "asyncio", 1.0, "node-smtp-server") for workload in ON_SOCKETS),
     *ratios("asyncio", "smtp-sink", pipeline1m=0.3, large20m=1),
