@@ -1,4 +1,4 @@
-# The stream on asyncio: what only its tasks can do with a stream, and what only its transports show.
+# The stream on asyncio: what only its tasks can do with a stream, and what only its loops show.
 # What holds for every runtime is in smtpproto_kit/cases/test_stream.py.
 
 from __future__ import annotations
