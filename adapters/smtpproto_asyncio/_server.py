@@ -79,12 +79,12 @@ class Connection(SocketDriver):
 
     # --- being moved on ---------------------------------------------------------------------------
 
-    def run(self, call: Callable[..., object], *args: Any) -> None:
+    def run(self, call: Callable[[], object]) -> None:
         """Call in a callback of the loop, as if in the task."""
         loop, task = self.loop, self.task
         _enter_task(loop, task)
         try:
-            self._context.run(call, *args)
+            self._context.run(call)
         finally:
             _leave_task(loop, task)
 
@@ -184,14 +184,13 @@ class Connection(SocketDriver):
 
     # --- octets and time --------------------------------------------------------------------------
 
-    def readable(self) -> bool:
-        """The socket may have octets; True if something came of it."""
-        heard = super().readable()
-        if self.server.errors_come_once and self._reading and (error := self.socket_error()) is not None:
-            while self._reading and super().readable():  # what came before the error counts
+    def _readable_once(self) -> None:
+        """As `readable`, where an error of the socket is reported once, perhaps together with octets."""
+        self.readable()
+        if self._reading and (error := self.socket_error()) is not None:
+            while self._reading and self.readable():  # what came before the error counts
                 pass
             self.lose(error)
-        return heard
 
     def await_room(self) -> None:
         """The loop calls `writable`."""
@@ -212,7 +211,8 @@ class Connection(SocketDriver):
         """The loop looks at the socket again."""
         if not (self._reading or self.read_all):
             self._reading = True
-            self.loop.add_reader(self._descriptor, self.run, self.readable)
+            look = self._readable_once if self.server.errors_come_once else self.readable
+            self.loop.add_reader(self._descriptor, self.run, look)
 
     def drop(self) -> None:
         """Take the socket from the loop, and close it."""
@@ -276,7 +276,7 @@ class Connection(SocketDriver):
     def read_plainly(self, stream: Stream) -> bytes:
         """The loop reads, the thread waits."""
         box: Future[bytes] = Future()
-        self.loop.call_soon_threadsafe(self.run, self._read_for, stream, box)
+        self.loop.call_soon_threadsafe(self.run, partial(self._read_for, stream, box))
         return box.result()
 
     def _read_for(self, stream: Stream, box: Future[bytes], begun: bool = False) -> None:  # noqa: FBT001, FBT002

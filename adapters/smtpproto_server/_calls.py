@@ -393,8 +393,8 @@ class Calls(Octets):
         self._step_hook(piece, None)
 
     def _hook_has_enough(self, stream: MessageStream) -> bool:
-        """Nothing more of the message is read before its hook wants it."""
-        if self.hook is None or stream.reads or self.state is not _DATA:
+        """Nothing more of the message, which its hook does not wait for, is read before it wants it."""
+        if self.hook is None or self.state is not _DATA:
             return False
         return stream.reader is None or stream.content is not None
 

@@ -131,10 +131,11 @@ class Driver(Calls):
             self.inbox.append(data)
             self.noted = True
         else:
+            clocks = self.clocks
             try:
-                if self.clocks.since and self.state is _DATA:
+                if clocks.since and self.state is _DATA:
                     self._charge()
-                self.clocks.since = 0.0
+                clocks.since = 0.0
                 self.receive_data(data)
             except Exception as error:  # noqa: BLE001 - as in go_on
                 self._fail(error)
@@ -209,7 +210,8 @@ class Driver(Calls):
                 if self.full and self.state is not _AT_END:
                     self._wait_for_room()
                     return
-                if self.stream is not None and self._hook_has_enough(self.stream):
+                stream = self.stream
+                if stream is not None and not stream.reads and self._hook_has_enough(stream):
                     self._wait_for(HOOK)
                     return
                 signal = self.advance()

@@ -74,10 +74,10 @@ class Octets(Engine):
     def _flush(self) -> None:
         """Send the replies that are ready."""
         self.clocks.line_ends = NEVER  # a line was answered: if one is pending, it is another
-        octets = self.data_to_send()
-        if self.channel is not None:
-            self.channel.write(octets)
-            octets = self.channel.outgoing()
+        octets, channel = self.data_to_send(), self.channel
+        if channel is not None:
+            channel.write(octets)
+            octets = channel.outgoing()
         if not self.lost:
             self.send(octets)
 

@@ -42,25 +42,21 @@ class SocketDriver(Driver):
         """Reads in a row that took all they could: there is more, and a runtime need not wait for it."""
         super().__init__(server, clock, facts)
 
-    def send(self, octets: bytes) -> None:
+    def send(self, octets: bytes | memoryview) -> None:
         """As far as the system takes it; the rest when there is room."""
         if self.rest:
             self.rest = memoryview(bytes(self.rest) + octets)
             return
-        sent = self._sent(octets)
+        try:
+            sent = self.sock.send(octets)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self.note_loss(error)
+            return
         if sent < len(octets):
             self.rest, self.full = memoryview(octets)[sent:], True
             self.await_room()
-
-    def _sent(self, octets: bytes | memoryview) -> int:
-        """How many the system has taken."""
-        try:
-            return self.sock.send(octets)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError as error:
-            self.note_loss(error)
-            return len(octets)
 
     def await_room(self) -> None:
         """Call `writable` when the socket has room; for a runtime that does not look at `full` itself."""
@@ -79,8 +75,10 @@ class SocketDriver(Driver):
         else:
             if not data:
                 self._no_more()
-            # In between others get their turn.
-            self.full_reads = 0 if len(data) < READ_SIZE else (self.full_reads + 1) % MOST_FULL_READS
+            if len(data) < READ_SIZE:
+                self.full_reads = 0
+            else:  # others get their turn in between
+                self.full_reads = (self.full_reads + 1) % MOST_FULL_READS
             self.received(data)
         return True
 
@@ -91,10 +89,9 @@ class SocketDriver(Driver):
 
     def writable(self) -> None:
         """The socket may have room."""
-        rest = self.rest
-        self.rest = rest[self._sent(rest) :]
+        rest, self.rest = self.rest, b""
+        self.send(rest)
         if not self.rest:
-            self.rest = b""
             self.room()
 
     def socket_error(self) -> OSError | None:

@@ -65,8 +65,13 @@ BESIDE_FLOORS: Final = (
 BESIDE_PEERS: Final = (
     *ratios("asyncio", "aiosmtpd", small10=0.54, reuse10=0.25, pipeline=0.15, rcpt100=0.03, pipeline1m=0.05),
     *ratios(
-        "uvloop", "aiosmtpd-uvloop",
-        small10=0.41, reuse10=0.29, pipeline=0.155, rcpt100=0.031, pipeline1m=0.04,
+        "uvloop",
+        "aiosmtpd-uvloop",
+        small10=0.41,
+        reuse10=0.29,
+        pipeline=0.155,
+        rcpt100=0.031,
+        pipeline1m=0.04,
     ),
     *(Limit(workload, "asyncio", 1.0, "node-smtp-server") for workload in ON_SOCKETS),
     *ratios("asyncio", "smtp-sink", pipeline1m=0.3, large20m=1),
