@@ -136,9 +136,7 @@ class Application:
         for listener in tuple(self._listeners[event]):
             try:
                 listener(*args)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
+            except (Exception, GeneratorExit, SystemExit):  # not a runtime's way to end a task
                 self.log.exception("a listener for %r raised", event)
 
     def report(self, error: BaseException, stage: str, session: Session | None, remote: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -265,7 +266,10 @@ def test_a_sighup_while_it_ends_does_not_kill_it(serve: Serve, runtime: str, wor
     server = serve("--runtime", runtime, "--discard", "--workers", workers)
     server.send(signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE
-    while server.process.poll() is None:
+    while True:
         server.send(signal.SIGHUP)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(0.001)  # a storm, and time to end in it on a machine that is busy
+            break
         assert time.monotonic() < deadline
     assert server.status() == 0
