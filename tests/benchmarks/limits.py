@@ -78,7 +78,7 @@ BESIDE_PEERS: Final = (
 )
 MEMORY: Final = (
     *(Limit("large20m", server, 8.0, figure="growth_mib") for server in OURS),
-    Limit("idle2000", "asyncio", 6.0, figure="kib"),
+    Limit("idle2000", "asyncio", 4.7, figure="kib"),
 )
 LIMITS: Final = (*BESIDE_FLOORS, *BESIDE_PEERS, *MEMORY)
 
