@@ -127,7 +127,7 @@ class Connection(SocketDriver):
             await anyio.lowlevel.checkpoint()
             self.go_on()
             return
-        if self.full_reads and not (self.full or self.held or self._busy or self.waits is PARTED):
+        if self.has_more() and not (self._busy or self.waits is PARTED):
             self.readable()
             return
         with anyio.CancelScope(deadline=_deadline(self.rings)) as scope:

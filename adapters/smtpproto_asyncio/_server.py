@@ -59,7 +59,7 @@ class Connection(SocketDriver):
         self._foreign_cancels: int = 0
         """How often by somebody else, who is obeyed when the connection has ended."""
         self._struck: bool = False
-        """The hook that runs has been raised a cancellation."""
+        """A cancellation was raised in the hook that runs."""
         super().__init__(server, sock, clock, facts)
         self.loop: asyncio.AbstractEventLoop = server.loop
         self._context: contextvars.Context = contextvars.copy_context()
@@ -184,8 +184,8 @@ class Connection(SocketDriver):
 
     # --- octets and time --------------------------------------------------------------------------
 
-    def _readable_once(self) -> None:
-        """As `readable`, where an error of the socket is reported once, perhaps together with octets."""
+    def _read_to_error(self) -> None:
+        """As `readable`, on a loop that reports an error once, and perhaps together with octets."""
         self.readable()
         if self._reading and (error := self.socket_error()) is not None:
             while self._reading and self.readable():  # what came before the error counts
@@ -211,7 +211,7 @@ class Connection(SocketDriver):
         """The loop looks at the socket again."""
         if not (self._reading or self.read_all):
             self._reading = True
-            look = self._readable_once if self.server.errors_come_once else self.readable
+            look = self._read_to_error if self.server.errors_come_once else self.readable
             self.loop.add_reader(self._descriptor, self.run, look)
 
     def drop(self) -> None:

@@ -146,8 +146,7 @@ class Connection(SocketDriver):
                 if self._is_over(stream) or self.noted:
                     self.go_on()
                     return
-                there_is_more = self.full_reads and not (self.full or self.held)
-                poll = None if there_is_more else self._poll()
+                poll = None if self.has_more() else self._poll()
                 left = None if self.rings == NEVER else math.ceil((self.rings - self.clock()) * 1000)
             ready = {self.sock.fileno()}
             if poll is not None:

@@ -159,8 +159,7 @@ class Connection(SocketDriver):
 
     def _pump(self, stream: MessageStream | None) -> None:
         """Wait for the client, the time or a poke; take in what came if `stream` is still the message."""
-        there_is_more = self.full_reads and not (self.full or self.held)
-        if (not self.noted and self.clock() < self.rings and not there_is_more) or self.waits is PARTED:
+        if (not (self.noted or self.has_more()) and self.clock() < self.rings) or self.waits is PARTED:
             self._wait(stream)
         if stream is not self.stream or self not in self.server.peers:
             return

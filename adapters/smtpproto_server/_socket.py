@@ -39,7 +39,7 @@ class SocketDriver(Driver):
         self.read_all: bool = False
         """The client will send no more octets."""
         self.full_reads: int = 0
-        """Reads in a row that took all they could: there is more, and a runtime need not wait for it."""
+        """Reads in a row that took all they could; see `has_more`."""
         super().__init__(server, clock, facts)
 
     def send(self, octets: bytes | memoryview) -> None:
@@ -81,6 +81,10 @@ class SocketDriver(Driver):
                 self.full_reads = (self.full_reads + 1) % MOST_FULL_READS
             self.received(data)
         return True
+
+    def has_more(self) -> bool:
+        """The last read took all it could, so a runtime may call `readable` without a wait."""
+        return self.full_reads > 0 and not (self.full or self.held)
 
     def _no_more(self) -> None:
         """The client will send no more octets, though the socket stays readable."""
