@@ -231,8 +231,8 @@ class Connection(SocketDriver):
         self._watching = self._nap = None
         if self._hook_runs() and self.clock() >= self.rings:
             self.expired()
-            if self._hook_runs() and self._tasks is not None:
-                self._tasks.start_soon(self._watch, name="smtpproto watch")
+        if self._hook_runs() and self._tasks is not None:  # also if it waits again since this one was to end
+            self._tasks.start_soon(self._watch, name="smtpproto watch")
         if self._waiting is not None:
             self._waiting.cancel()
 

@@ -203,3 +203,30 @@ def test_a_cancelled_server_tells_a_hook_that_reads(backend: str) -> None:
 
     anyio.run(main, backend=backend)
     assert seen == ["begun", "cancelled", "done"]
+
+
+@backends
+@pytest.mark.parametrize("size", [100_000, 150_000, 300_000])
+def test_a_hook_that_waits_between_two_waits_for_its_message_has_a_time_limit(
+    backend: str, size: int
+) -> None:
+    """Whoever looks after it is on the way out when it waits again, for the message was there already."""
+
+    async def on_data(stream: AsyncStream, _session: object) -> None:
+        await anyio.sleep(0.05)  # the message comes meanwhile
+        await stream.read()
+        await anyio.sleep(DEADLINE)
+
+    def deliver(port: int) -> str:
+        with Client(port).greeted() as client:
+            client.send(DATA)
+            assert [client.reply()[:3] for _ in range(3)] == ["250", "250", "354"]
+            client.send(b"x" * size + b"\r\n.\r\n")
+            return client.reply()[:3]
+
+    async def main() -> None:
+        async with SMTPServer(**QUIET, on_data=on_data, hook_timeout=0.3) as server:
+            await server.listen(0, "127.0.0.1")
+            assert await to_thread.run_sync(deliver, port_of(server)) == "451"
+
+    anyio.run(main, backend=backend)
