@@ -290,12 +290,17 @@ class Connection(SocketDriver):
         """In one of anyio's worker threads."""
         limiter = self.server.limiter_for(self.hook_name)
         if self.hook_name == "resolver":  # look-ups stay bounded, those included that were given up
-            (result,) = await to_thread.run_sync(_boxed, call, abandon_on_cancel=True, limiter=limiter)
+            result, error = await to_thread.run_sync(_outcome, call, abandon_on_cancel=True, limiter=limiter)
         else:  # trio counts a thread that was left alone until it ends, and its hook may hang for ever
             async with limiter:
-                (result,) = await to_thread.run_sync(
-                    _boxed, call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                result, error = await to_thread.run_sync(
+                    _outcome, call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
                 )
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
         return await result if inspect.isawaitable(result) else result
 
     async def read_elsewhere(self, stream: AsyncStream | Stream) -> bytes:
@@ -315,9 +320,16 @@ class Connection(SocketDriver):
         return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
 
 
-def _boxed(call: Callable[[], Any]) -> list[Any]:
-    """In a box, as trio does not take a result that may be awaitable."""
-    return [call()]
+def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a call returned or raised.
+
+    trio does not take a result that may be awaitable, and Python raises a GeneratorExit of the thread in
+    all that await it, up to the server's task group.
+    """
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - raised where the hook was called
+        return None, error
 
 
 def _deadline(when: float) -> float:

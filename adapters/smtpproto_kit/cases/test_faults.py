@@ -393,14 +393,17 @@ def test_a_hook_may_fail_at_every_await(runtime: Runtime, place: str, fault: str
     assert not (faulty.went_on and runtime.cancels)
 
 
-def test_a_plain_hook_that_would_end_the_process_has_failed(runtime: Runtime) -> None:
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit])
+def test_a_plain_hook_that_would_end_the_process_or_its_task_has_failed(
+    runtime: Runtime, kind: type[BaseException]
+) -> None:
     def leave(*_: object) -> None:
-        sys.exit("no")
+        raise kind
 
     with running(runtime, on_mail_from=leave) as server, server.client().greeted() as client:
         assert client.say("MAIL FROM:<a@x>").startswith("451 4.3.0 ")
         assert client.say("NOOP") == "250 2.0.0 OK"
-        assert isinstance(server.errors[0][0], SystemExit)
+        assert isinstance(server.errors[0][0], kind)
 
 
 @pytest.mark.parametrize("sync_hooks", ["thread", "inline"])
