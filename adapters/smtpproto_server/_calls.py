@@ -196,6 +196,8 @@ class Calls(Octets):
         if self.hook_name == "resolver":
             lookup_ends = now + (options.reverse_lookup_timeout or NEVER)
             self.hook_ends = min(self.hook_ends, self.clocks.phase_ends, lookup_ends)
+        if self.stream is not None and self.stream.reader is not None:
+            self.hook_ends -= now  # an eager task reads for it since its first step
 
     def _step_hook(self, value: Any, error: BaseException | None) -> None:
         """Let a coroutine hook go on until it is done or has to wait."""

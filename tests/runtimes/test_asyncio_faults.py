@@ -232,6 +232,36 @@ def test_with_eager_tasks_a_connection_is_served_like_any_other() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="its loops have no eager tasks")
+def test_a_hook_whose_eager_task_reads_for_it_has_a_time_limit() -> None:
+    async def on_data(stream: Any, _session: object) -> None:
+        await asyncio.create_task(stream.read())
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - not in Python 3.11
+        server = SMTPServer(
+            name="mx.test",
+            disable_reverse_lookup=True,
+            auth_optional=True,
+            hook_timeout=0.05,
+            on_data=on_data,
+        )
+        await server.listen(0, "127.0.0.1")
+        address = server.address()
+        assert isinstance(address, tuple)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"EHLO a\r\n" + DATA + b".\r\n")
+        async with asyncio.timeout(DEADLINE):
+            while not (reply := await reader.readline()).startswith(b"451"):
+                assert reply
+        writer.close()
+        await server.close()
+
+    asyncio.run(main())
+
+
 @runtimes
 def test_octets_that_came_before_a_reset_are_taken_even_after_several_reads(
     runtime: str,

@@ -145,6 +145,22 @@ def test_the_time_of_later_hooks_is_not_that_of_one_that_has_claimed() -> None:
     assert play.run_out() == BROKEN
 
 
+def test_a_hook_has_its_time_also_if_somebody_reads_for_it_since_its_first_step() -> None:
+    async def on_data(stream: Any, session: Session) -> None:
+        play.driver.begin_read(stream)  # an eager task of asyncio does
+        await hook(stream, session)
+
+    play = Play(on_data=on_data, hook_timeout=7)
+    play.say(DATA)
+    play.tick(50)  # this is the client's
+    play.say(b".\r\n")
+    stream = play.stream()
+    assert play.driver.try_read(stream) == b""
+    play.driver.end_read(stream)
+    assert play.tick(6.9) == b""
+    assert play.tick(0.2) == BROKEN
+
+
 GONE: dict[str, Callable[[Play], bytes]] = {
     "timeout": lambda play: play.tick(7),
     "lost": lambda play: play.lose(),
