@@ -253,6 +253,7 @@ class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
     coroutines: ClassVar[bool] = False
+    not_of_listeners: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt, gevent.GreenletExit)
     driver: type[Driver] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:

@@ -35,6 +35,8 @@ class Application:
 
     coroutines: ClassVar[bool] = True
     """Hooks may be coroutine functions."""
+    not_of_listeners: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
+    """What a listener that raises it passes on: somebody else ends the program, or the task it runs in."""
 
     on_connect: Hook | None = None
     on_secure: Hook | None = None
@@ -136,7 +138,9 @@ class Application:
         for listener in tuple(self._listeners[event]):
             try:
                 listener(*args)
-            except (Exception, GeneratorExit, SystemExit):  # not a runtime's way to end a task
+            except self.not_of_listeners:
+                raise
+            except BaseException:
                 self.log.exception("a listener for %r raised", event)
 
     def report(self, error: BaseException, stage: str, session: Session | None, remote: str = "") -> None:

@@ -145,6 +145,14 @@ def test_a_listener_that_raises_is_logged_and_the_others_are_called(caplog: pyte
     assert "a listener for 'close' raised" in caplog.text
 
 
+def test_what_ends_the_program_in_a_listener_is_passed_on() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ScriptedServer().on("close", interrupted).emit("close")
+
+
 @pytest.mark.parametrize(
     ("error", "stage", "traceback"),
     [

@@ -501,14 +501,15 @@ def test_listen_while_closing_comes_behind_the_close(runtime: Runtime) -> None:
         assert diary.heard == ["close", "listening"]
 
 
+@pytest.mark.parametrize("kind", [LookupError, pytest.fail.Exception])
 @pytest.mark.parametrize("event", ["listening", "connect", "error", "close"])
 def test_a_listener_that_raises_hurts_nobody(
-    runtime: Runtime, event: str, caplog: pytest.LogCaptureFixture
+    runtime: Runtime, event: str, kind: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     diary = Diary(runtime)
 
     def fail(*_: object) -> None:
-        raise LookupError("of the application")
+        raise kind
 
     def on_vrfy(*_: object) -> Hook:
         yield runtime.pause(0)
