@@ -64,6 +64,7 @@ class Connection(SocketDriver):
         """A callback of the hub that sees whether a hook waits."""
         super().__init__(server, sock, clock, facts)
         self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
+        self._greenlet.rawlink(self._greenlet_ended)
         self._greenlet.start()
 
     def join(self) -> None:
@@ -71,21 +72,23 @@ class Connection(SocketDriver):
         self._greenlet.join()
 
     def _serve(self) -> None:
-        try:
-            self.go_on()
-            while self in self.server.peers:
-                call, self._due_call = self._due_call, None
-                if call is not None:
-                    self._run_hook(call)
-                    continue
-                try:
-                    self._pump(None)
-                except gevent.GreenletExit:
-                    # Somebody kills it. What is left is to tell the application.
-                    self.lose()
-        finally:
+        self.go_on()
+        while self in self.server.peers:
+            call, self._due_call = self._due_call, None
+            if call is not None:
+                self._run_hook(call)
+                continue
+            try:
+                self._pump(None)
+            except gevent.GreenletExit:
+                # Somebody kills it. What is left is to tell the application.
+                self.lose()
+
+    def _greenlet_ended(self, _greenlet: object) -> None:
+        """Also if it was killed before its first step, or interrupted there."""
+        if self in self.server.peers:
             self.end()
-            self._stop_timer()
+        self._stop_timer()
 
     # --- hooks ----------------------------------------------------------------------------------------
 
@@ -258,6 +261,10 @@ class SMTPServer(ServerCore):
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
+        # Nothing switches while they are held. A patched process has locks that are Python code: a signal
+        # that interrupts it would leave them locked for ever.
+        self.counting = get_original("_thread", "RLock")()
+        self.verdicts = get_original("_thread", "allocate_lock")()
         self._hub: Any = None
         self.lookups: ThreadPool
         """Threads for reverse DNS; the hub's are for others."""

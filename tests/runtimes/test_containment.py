@@ -17,6 +17,7 @@ import uvloop
 from smtpproto_anyio import SMTPServer
 from smtpproto_asyncio import SMTPServer as OnAsyncio
 from smtpproto_blocking import SMTPServer as OnBlocking
+from smtpproto_gevent._server import Connection as Greenlet
 from smtpproto_kit import DEADLINE, running, wait_until
 from smtpproto_kit._runtimes import runtime_named
 from smtpproto_server import SocketDriver
@@ -276,3 +277,20 @@ def test_a_handed_in_socket_that_its_owner_closes_is_counted_out(runtime: str) -
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if runtime == "uvloop" else None) as runner:
         runner.run(main())
+
+
+def test_a_greenlet_that_is_killed_before_its_first_step_leaves_no_connection_behind() -> None:
+    class Killed(Greenlet):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self._greenlet.kill(block=False)
+
+    with running("gevent") as server:
+        server.server.driver = Killed
+        with server.client() as client:
+            assert client.replies() == []
+        wait_until(lambda: not server.server.peers)
+        assert server.server.counts == {False: 0, True: 0}
+        del server.server.driver
+        with server.client() as client:
+            assert client.reply() == "220 mx.test ESMTP"

@@ -58,3 +58,48 @@ def test_it_serves_with_and_without_monkey_patching(patch: bool) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.stdout == "True set()\n", done.stderr
     assert "Traceback" not in done.stderr
+
+
+INTERRUPTED: Final = """
+import gevent, sys
+from smtpproto_gevent import SMTPServer
+
+def hold(lock):
+    with lock:
+        pass
+
+def is_free(lock):
+    free = lock.acquire(False)
+    if free:
+        lock.release()
+    return free
+
+def interrupt(at):
+    def trace(frame, event, arg):
+        nonlocal at
+        if frame.f_code is not hold.__code__:
+            at -= 1
+            if not at:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+for name in ("counting", "verdicts"):
+    for at in range(1, 40):
+        lock = getattr(SMTPServer(), name)
+        sys.settrace(interrupt(at))
+        try:
+            hold(lock)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert gevent.spawn(is_free, lock).get(), (name, at)
+"""
+
+
+def test_a_signal_leaves_no_lock_of_the_server_locked_in_a_patched_process() -> None:
+    command = [sys.executable, "-c", PATCH + INTERRUPTED]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
