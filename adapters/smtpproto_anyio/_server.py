@@ -19,7 +19,7 @@ import anyio
 import anyio.lowlevel
 from anyio import from_thread, to_thread
 
-from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver
+from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver, outcome
 
 if TYPE_CHECKING:
     import socket
@@ -287,14 +287,18 @@ class Connection(SocketDriver):
     # --- threads, and others that read for the hook -------------------------------------------------
 
     async def apart(self, call: Callable[[], Any]) -> Any:
-        """In one of anyio's worker threads."""
+        """In one of anyio's worker threads.
+
+        trio does not take a result that may be awaitable, and Python raises a GeneratorExit of the thread
+        in all that await it, up to the server's task group.
+        """
         limiter = self.server.limiter_for(self.hook_name)
         if self.hook_name == "resolver":  # look-ups stay bounded, those included that were given up
-            result, error = await to_thread.run_sync(_outcome, call, abandon_on_cancel=True, limiter=limiter)
+            result, error = await to_thread.run_sync(outcome, call, abandon_on_cancel=True, limiter=limiter)
         else:  # trio counts a thread that was left alone until it ends, and its hook may hang for ever
             async with limiter:
                 result, error = await to_thread.run_sync(
-                    _outcome, call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                    outcome, call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
                 )
         if error is not None:
             try:
@@ -318,18 +322,6 @@ class Connection(SocketDriver):
     def read_plainly(self, stream: Stream) -> bytes:
         """The event loop reads, the thread waits."""
         return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
-
-
-def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """What a call returned or raised.
-
-    trio does not take a result that may be awaitable, and Python raises a GeneratorExit of the thread in
-    all that await it, up to the server's task group.
-    """
-    try:
-        return call(), None
-    except BaseException as error:  # noqa: BLE001 - raised where the hook was called
-        return None, error
 
 
 def _deadline(when: float) -> float:

@@ -16,7 +16,7 @@ from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from smtpproto_server import PARTED, ServerCore, SocketDriver
+from smtpproto_server import PARTED, ServerCore, SocketDriver, outcome
 
 if TYPE_CHECKING:
     import socket
@@ -103,7 +103,10 @@ class Connection(SocketDriver):
         value: Any = None
         error: BaseException | None = None
         try:
-            value = self.server.lookups.apply(call) if self.hook_name == "resolver" else call()
+            if self.hook_name == "resolver":
+                value, error = self.server.lookups.apply(outcome, (call,))  # its SystemExit would end the hub
+            else:
+                value = call()
         except HookCancelled as cancelled:
             error = cancelled
         except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from smtpproto_server._sockets import (
     socket_address,
 )
 from smtpproto_server._stream import AsyncStream, MessageStream, Stream, StreamAborted
-from smtpproto_server._threads import Job, Threads, Timers
+from smtpproto_server._threads import Job, Threads, Timers, outcome
 from smtpproto_server._tls import TlsContexts
 from smtpproto_server._tls_channel import TlsChannel
 from smtpproto_server._trace import trace_lines
@@ -33,5 +33,5 @@ __all__ = [
     "Delivery", "Driver", "Identity", "Incoming", "Job", "Listener", "Maildir", "MessageStream", "Options",
     "Place", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers", "TlsChannel",
     "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function",
-    "listener_address", "socket_address", "trace_lines",
+    "listener_address", "outcome", "socket_address", "trace_lines",
 ]  # fmt: skip

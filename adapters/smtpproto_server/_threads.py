@@ -12,16 +12,24 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Work = Callable[[], object]
 
-__all__ = ["Job", "Threads", "Timers"]
+__all__ = ["Job", "Threads", "Timers", "outcome"]
 
 IDLE: Final = 10.0  # seconds that a thread without work stays
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a call returned or raised, for threads of a runtime that has its own idea of some of it."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - raised where the hook was called
+        return None, error
 
 
 class Job:

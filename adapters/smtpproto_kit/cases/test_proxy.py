@@ -341,7 +341,7 @@ class Resolver:
 
     def look_up(self, ip: str) -> Any:
         self.asked.append(ip)
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -369,6 +369,7 @@ def test_the_first_name_that_a_resolver_gives_is_the_clients(runtime: Runtime, c
 def test_without_a_usable_name_it_is_the_address(runtime: Runtime, coroutine: bool) -> None:
     resolver = Resolver(runtime, None, coroutine=coroutine)
     answers: list[Any] = [[], None, ["two words"], ["b\u00fccher.test"], [""], "a.test", OSError("no DNS")]
+    answers += [SystemExit(), GeneratorExit()]
     with running(runtime, disable_reverse_lookup=False, resolver=resolver) as server:
         for answer in answers:
             resolver.answer = answer
