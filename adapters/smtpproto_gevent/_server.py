@@ -1,7 +1,7 @@
 # gevent: a connection is a greenlet that serves it and in which its hooks are called.
 #
 # That a hook waits shows in the hub coming to turn: only then are the replies before it sent and the
-# client watched. Watchers note what has come and wake the greenlet; the engine runs in the hub only while
+# client watched. The hub wakes the greenlet when something has come; the engine runs in the hub only while
 # a hook has the greenlet, when it cannot ask anything.
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from smtpproto_server import PARTED, ServerCore, SocketDriver, outcome
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
-    from types import TracebackType
     from typing import Unpack
 
     from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place, Stream
@@ -40,8 +39,7 @@ class Connection(SocketDriver):
     """A connection in a greenlet."""
 
     __slots__ = (
-        "_due_call", "_greenlet", "_hub", "_noticing", "_readable", "_timer", "_turn", "_waiter",
-        "_writable",
+        "_due_call", "_hub", "_noticing", "_timer", "_waiter", "_watched", "_watcher", "greenlet",
     )  # fmt: skip
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
@@ -50,26 +48,20 @@ class Connection(SocketDriver):
         self, server: SMTPServer, sock: socket.socket, clock: Callable[[], float], facts: Mapping[str, Any]
     ) -> None:
         hub = self._hub = gevent.get_hub()
-        descriptor = sock.fileno()
-        self._readable: Any = hub.loop.io(descriptor, READ)
-        self._writable: Any = hub.loop.io(descriptor, WRITE)
+        self._watcher: Any = hub.loop.io(sock.fileno(), READ)
+        self._watched: int = 0
+        """What the hub watches the socket for."""
         self._timer: Any = None
         self._waiter: Waiter[None] | None = None
         """Of the greenlet that waits for the client."""
         self._due_call: Callable[[], Any] | None = None
-        """The hook that is to be called."""
-        self._turn: object | None = None
-        """The hook that has the greenlet."""
-        self._noticing: object | None = None
-        """A callback of the hub that sees whether a hook waits."""
+        """The hook that is to be called; while it is called, None again."""
+        self._noticing: bool = False
+        """The hub will see whether a hook waits."""
         super().__init__(server, sock, clock, facts)
-        self._greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
-        self._greenlet.rawlink(self._greenlet_ended)
-        self._greenlet.start()
-
-    def join(self) -> None:
-        """Wait for the end of the connection, hooks included."""
-        self._greenlet.join()
+        self.greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
+        self.greenlet.rawlink(self._greenlet_ended)
+        self.greenlet.start()
 
     def _serve(self) -> None:
         self.go_on()
@@ -97,69 +89,46 @@ class Connection(SocketDriver):
         self._due_call = call
 
     def _run_hook(self, call: Callable[[], Any]) -> None:
-        self._turn = call
-        if self._noticing is None:
-            self._noticing = self._hub.loop.run_callback(self._notice)
-        value: Any = None
-        error: BaseException | None = None
+        if not self._noticing:
+            self._noticing = True
+            self._hub.loop.run_callback(self._notice)
+        value = error = None
         try:
             if self.hook_name == "resolver":
                 value, error = self.server.lookups.apply(outcome, (call,))  # its SystemExit would end the hub
             else:
                 value = call()
-        except HookCancelled as cancelled:
-            error = cancelled
         except KeyboardInterrupt:
             raise
-        except gevent.GreenletExit as killed:
-            error = killed
-            self.lost = self.noted = True
         except BaseException as raised:  # noqa: BLE001 - whatever a hook raises is contained
             error = raised
-        self._turn = None
-        if self.waits is not PARTED:
-            self._readable.stop()
-            self._writable.stop()
+            if isinstance(raised, gevent.GreenletExit) and not isinstance(raised, HookCancelled):
+                self.lost = self.noted = True  # somebody kills it
         try:
             self.returned(call, value, error)
         finally:
             del error  # its traceback holds this frame
 
+    def _in_call(self) -> bool:
+        """A hook has the greenlet."""
+        return self.hook is not None and self._due_call is None
+
     def _notice(self) -> None:
         """The hub has come to turn: if a hook runs, it waits."""
-        self._noticing = None
-        if self._turn is not None and self.waits is not PARTED:
+        self._noticing = False
+        if self._in_call() and self.waits is not PARTED:
             self.flush_due()
             if self.noted:  # the client was gone already
                 self.go_on()
             self._watch()
 
-    def _watch(self) -> None:
-        """See what the client does while a hook waits."""
-        if self.waits is PARTED or (self.stream is not None and self.stream.reader is not None):
-            return
-        self._readable.start(self._see)
-        if self.full:
-            self._writable.start(self._see_room)
-
-    def _see(self) -> None:
-        if self._turn is None or self.waits is PARTED or self.held or self.read_all or self.lost:
-            self._readable.stop()
-        else:
-            self.readable()
-
-    def _see_room(self) -> None:
-        self.writable()
-        if not self.full and self.waits is not PARTED:
-            self._writable.stop()
-
     def cancel_hook(self) -> None:
         """The hook runs in the connection's own greenlet."""
-        self._hub.loop.run_callback(self._throw, self._turn)
+        self._hub.loop.run_callback(self._throw, self.hook)
 
-    def _throw(self, turn: object | None) -> None:
-        if turn is not None and self._turn is turn:
-            self._greenlet.throw(HookCancelled)
+    def _throw(self, hook: object) -> None:
+        if self.hook is hook and self._in_call():
+            self.greenlet.throw(HookCancelled)
 
     # --- waiting --------------------------------------------------------------------------------------
 
@@ -179,25 +148,48 @@ class Connection(SocketDriver):
             self.go_on()
 
     def _wait(self, stream: MessageStream | None) -> None:
-        waiter: Waiter[None] = Waiter(self._hub)
-        self._waiter = waiter
+        waiter = self._waiter = Waiter(self._hub)
         if stream is not None:
             stream.reader = lambda: self._hub.loop.run_callback(waiter.switch, None)
-        watcher = None if self.waits is PARTED else self._writable if self.full else self._readable
-        if watcher is not None:
-            watcher.start(waiter.switch, None)
+        self._watch()
         try:
             waiter.get()
         finally:
             if self._waiter is waiter:  # else somebody else waits by now, for a hook has left this one behind
                 self._waiter = None
-                if watcher is not None and self.waits is not PARTED:
-                    watcher.stop()
+
+    def _watch(self) -> None:
+        """Have the hub watch the socket for what is awaited of it."""
+        if self.waits is PARTED:
+            return
+        events = WRITE if self.full else 0 if self.held or self.read_all else READ
+        if events != self._watched:
+            self._watch_for(events)
+
+    def _watch_for(self, events: int) -> None:
+        self._watched = events
+        self._watcher.stop()
+        if events:
+            self._watcher.events = events
+            self._watcher.start(self._ready)
+
+    def _ready(self) -> None:
+        """Wake the greenlet that waits for the socket; while a hook has it, the hub takes in what came."""
+        if self._waiter is not None:
+            self._waiter.switch(None)
+        elif not self._in_call():  # it waits in a listener of the application's
+            self._watch_for(0)
+        else:
+            if self.full:
+                self.writable()
+            else:
+                self.readable()
+            self._watch()
 
     def _wake(self) -> None:
         if self._waiter is not None:
             self._waiter.switch(None)
-        elif self._turn is not None and not self.running:
+        elif self._in_call():
             self.go_on()
 
     def poke(self) -> None:
@@ -217,38 +209,29 @@ class Connection(SocketDriver):
 
     def _rang(self) -> None:
         self._stop_timer()
-        if self._turn is not None and self._hook_works():
+        if self._in_call() and self._hook_works():
             self.expired()
         else:
             self.rings = 0.0  # a timer may be a little early: `expired` looks, and sets it again
-            if self._waiter is not None:
-                self._waiter.switch(None)
+            self._wake()
 
     def drop(self) -> None:
         """Take the socket from the loop, and close it."""
-        self._readable.close()
-        self._writable.close()
+        self._watcher.close()
         super().drop()
 
     def finished(self) -> None:
         """The greenlet may end."""
-        if self._waiter is not None:
-            self._hub.loop.run_callback(self._waiter.switch, None)
-
-    # --- reading for the hook -------------------------------------------------------------------------
+        self.poke()
 
     def read_plainly(self, stream: Stream) -> bytes:
         """In the hook's greenlet, or in another that reads for it."""
         self.begin_read(stream)
-        if self.waits is not PARTED:
-            self._readable.stop()
         try:
             while (piece := self.try_read(stream)) is None:
                 self._pump(stream)
         finally:
             self.end_read(stream)
-            if self._turn is not None and self.stream is stream:
-                self._watch()
         return piece
 
 
@@ -296,10 +279,10 @@ class SMTPServer(ServerCore):
         connection: Connection | None = self.admit(sock, time.monotonic, **identity)
         if connection is not None:
             try:
-                connection.join()
+                connection.greenlet.join()
             except BaseException:  # we are killed, or have run out of time
                 connection.abort()
-                connection.join()
+                connection.greenlet.join()
                 raise
 
     def close(self) -> None:
@@ -326,9 +309,7 @@ class SMTPServer(ServerCore):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def emptied(self) -> None:
