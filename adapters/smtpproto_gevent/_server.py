@@ -16,14 +16,14 @@ from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from smtpproto_server import PARTED, ServerCore, SocketDriver, outcome
+from smtpproto_server import PARTED, PlainDriver, ServerCore, outcome
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-    from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place, Stream
+    from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -35,12 +35,10 @@ class HookCancelled(gevent.GreenletExit):  # type: ignore[misc] # gevent ships n
     """Raised in a hook that is given up."""
 
 
-class Connection(SocketDriver):
+class Connection(PlainDriver):
     """A connection in a greenlet."""
 
-    __slots__ = (
-        "_due_call", "_hub", "_noticing", "_timer", "_waiter", "_watched", "_watcher", "greenlet",
-    )  # fmt: skip
+    __slots__ = ("_hub", "_noticing", "_timer", "_waiter", "_watched", "_watcher", "greenlet")
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
@@ -54,27 +52,12 @@ class Connection(SocketDriver):
         self._timer: Any = None
         self._waiter: Waiter[None] | None = None
         """Of the greenlet that waits for the client."""
-        self._due_call: Callable[[], Any] | None = None
-        """The hook that is to be called; while it is called, None again."""
         self._noticing: bool = False
         """The hub will see whether a hook waits."""
         super().__init__(server, sock, clock, facts)
-        self.greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._serve)
+        self.greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self.serve)
         self.greenlet.rawlink(self._greenlet_ended)
         self.greenlet.start()
-
-    def _serve(self) -> None:
-        self.go_on()
-        while self in self.server.peers:
-            call, self._due_call = self._due_call, None
-            if call is not None:
-                self._run_hook(call)
-                continue
-            try:
-                self._pump(None)
-            except gevent.GreenletExit:
-                # Somebody kills it. What is left is to tell the application.
-                self.lose()
 
     def _greenlet_ended(self, _greenlet: object) -> None:
         """Also if it was killed before its first step, or interrupted there."""
@@ -84,34 +67,27 @@ class Connection(SocketDriver):
 
     # --- hooks ----------------------------------------------------------------------------------------
 
-    def apart(self, call: Callable[[], Any]) -> None:
-        """In the connection's greenlet, once the engine is not on its stack."""
-        self._due_call = call
-
-    def _run_hook(self, call: Callable[[], Any]) -> None:
+    def call_hook(self, call: Callable[[], Any]) -> Any:
+        """In the connection's greenlet; a look-up in a thread."""
         if not self._noticing:
             self._noticing = True
             self._hub.loop.run_callback(self._notice)
-        value = error = None
         try:
-            if self.hook_name == "resolver":
-                value, error = self.server.lookups.apply(outcome, (call,))  # its SystemExit would end the hub
-            else:
-                value = call()
-        except KeyboardInterrupt:
+            if self.hook_name != "resolver":
+                return call()
+            value, error = self.server.lookups.apply(outcome, (call,))  # its SystemExit would end the hub
+            if error is not None:
+                raise error
+            return value
+        except HookCancelled:
             raise
-        except BaseException as raised:  # noqa: BLE001 - whatever a hook raises is contained
-            error = raised
-            if isinstance(raised, gevent.GreenletExit) and not isinstance(raised, HookCancelled):
-                self.lost = self.noted = True  # somebody kills it
-        try:
-            self.returned(call, value, error)
-        finally:
-            del error  # its traceback holds this frame
+        except gevent.GreenletExit:  # somebody kills it
+            self.lost = self.noted = True
+            raise
 
     def _in_call(self) -> bool:
         """A hook has the greenlet."""
-        return self.hook is not None and self._due_call is None
+        return self.hook is not None and self.due_call is None
 
     def _notice(self) -> None:
         """The hub has come to turn: if a hook runs, it waits."""
@@ -132,28 +108,18 @@ class Connection(SocketDriver):
 
     # --- waiting --------------------------------------------------------------------------------------
 
-    def _pump(self, stream: MessageStream | None) -> None:
-        """Wait for the client, the time or a poke; take in what came if `stream` is still the message."""
-        if (not (self.noted or self.has_more()) and self.clock() < self.rings) or self.waits is PARTED:
-            self._wait(stream)
-        if stream is not self.stream or self not in self.server.peers:
-            return
-        if self.noted or self.waits is PARTED:
-            self.go_on()
-        elif self.clock() >= self.rings:
-            self.expired()
-        elif self.full:
-            self.writable()
-        elif not self.readable():
-            self.go_on()
-
-    def _wait(self, stream: MessageStream | None) -> None:
+    def wait(self, stream: MessageStream | None) -> None:
+        """In the hub, until it wakes this greenlet."""
         waiter = self._waiter = Waiter(self._hub)
         if stream is not None:
             stream.reader = lambda: self._hub.loop.run_callback(waiter.switch, None)
         self._watch()
         try:
             waiter.get()
+        except gevent.GreenletExit:
+            if stream is not None:
+                raise
+            self.lose()  # somebody kills it: what is left is to tell the application
         finally:
             if self._waiter is waiter:  # else somebody else waits by now, for a hook has left this one behind
                 self._waiter = None
@@ -224,16 +190,6 @@ class Connection(SocketDriver):
         """The greenlet may end."""
         self.poke()
 
-    def read_plainly(self, stream: Stream) -> bytes:
-        """In the hook's greenlet, or in another that reads for it."""
-        self.begin_read(stream)
-        try:
-            while (piece := self.try_read(stream)) is None:
-                self._pump(stream)
-        finally:
-            self.end_read(stream)
-        return piece
-
 
 IDLE: Final = 1  # seconds that a thread for look-ups stays
 
@@ -242,15 +198,10 @@ class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords."""
 
     coroutines: ClassVar[bool] = False
-    not_of_listeners: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt, gevent.GreenletExit)
     driver: type[Driver] = Connection
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
-        # Nothing switches while they are held. A patched process has locks that are Python code: a signal
-        # that interrupts it would leave them locked for ever.
-        self.counting = get_original("_thread", "RLock")()
-        self.verdicts = get_original("_thread", "allocate_lock")()
         self._hub: Any = None
         self.lookups: ThreadPool
         """Threads for reverse DNS; the hub's are for others."""

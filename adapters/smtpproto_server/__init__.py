@@ -9,6 +9,7 @@ from smtpproto_server._driver import PARTED, Driver, Wait
 from smtpproto_server._listener import Listener
 from smtpproto_server._maildir import Maildir
 from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server._plain import PlainDriver
 from smtpproto_server._server import ServerCore
 from smtpproto_server._socket import SocketDriver
 from smtpproto_server._sockets import (
@@ -31,7 +32,7 @@ from smtpproto_server._worker import Worker
 __all__ = [
     "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Address", "Application", "AsyncStream",
     "Delivery", "Driver", "Identity", "Incoming", "Job", "Listener", "Maildir", "MessageStream", "Options",
-    "Place", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers", "TlsChannel",
-    "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function",
-    "listener_address", "outcome", "socket_address", "trace_lines",
+    "Place", "PlainDriver", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers",
+    "TlsChannel", "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets",
+    "is_coroutine_function", "listener_address", "outcome", "socket_address", "trace_lines",
 ]  # fmt: skip

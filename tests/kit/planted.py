@@ -200,11 +200,11 @@ class ClosesWithoutWaiting(ServerCore):
     def closing(self) -> Iterator[float]:
         """Never waits, and gives nobody up."""
         next(super().closing())
-        for _ in range(LATCHES):
+        for _ in range(STEPS):
             yield 0.0
 
 
-LATCHES: Final = 3  # a server with threads has one for each step of `closing`
+STEPS: Final = 3  # of `closing`
 LARGE: Final = 16 * 1024  # octets
 SHORT: Final = 20  # octets
 
