@@ -98,4 +98,6 @@ class PlainDriver(SocketDriver):
                 self.pump(stream)
         finally:
             self.end_read(stream)
+        if piece and stream.message.complete and stream.message.refusal is None:
+            stream.at_end = True  # the next read need not ask
         return piece
