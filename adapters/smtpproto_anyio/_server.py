@@ -1,6 +1,9 @@
 # anyio on asyncio and trio: a connection is a task that serves it and in which its hooks run, and a second
-# one that looks after the socket and the time while a hook waits for something else. All of them are in
-# the server's task group.
+# one that looks after the socket while a hook waits for something else. One task of the server keeps the
+# time for all of them.
+#
+# The wait for a client has no cancel scope of its own, which would cost as much as all the rest of it:
+# what ends it before the client does is `notify_closing`.
 #
 # Hooks run one after the other in a cancel scope that is replaced when it has been used. Cancellation is
 # level-triggered here: in a scope that was cancelled every await raises, so what is left to be done for a
@@ -9,11 +12,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import ReferenceType, ref
 
 import anyio
 import anyio.lowlevel
@@ -23,7 +28,7 @@ from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver, outcome
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
@@ -44,8 +49,8 @@ class Connection(SocketDriver):
     """A connection in a task."""
 
     __slots__ = (
-        "_again", "_busy", "_cancelled", "_nap", "_own", "_scope", "_shielded", "_tasks", "_trap", "_waiting",
-        "_watching",
+        "__weakref__", "_again", "_busy", "_cancelled", "_own", "_rang", "_scope", "_shielded", "_tasks",
+        "_trap", "_watching",
     )  # fmt: skip
 
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
@@ -60,16 +65,14 @@ class Connection(SocketDriver):
         """What a hook waits for."""
         self._scope: anyio.CancelScope | None = None
         """Around the hooks."""
-        self._waiting: anyio.CancelScope | None = None
-        """Around the wait for the socket, while no hook waits; whatever happens cancels it."""
         self._watching: anyio.CancelScope | None = None
-        """Around the second task."""
-        self._nap: anyio.CancelScope | None = None
-        """Around its wait, while there is nothing to be seen at the socket."""
+        """Around the wait of the second task; cancelled, it looks again what there is to wait for."""
         self._busy: bool = False
-        """Somebody waits at the socket: never two at a time."""
+        """The second task waits at the socket: never both at a time."""
         self._again: bool = False
-        """`poke` was called while nobody waited."""
+        """`poke` was called."""
+        self._rang: bool = False
+        """The time of `rings` has come."""
         self._cancelled: bool = False
         """Somebody else has cancelled the connection."""
         self._shielded: bool = False
@@ -122,38 +125,27 @@ class Connection(SocketDriver):
     # --- waiting for the socket, the time or a poke -----------------------------------------------------
 
     async def _wait(self) -> None:
+        while self._busy:  # the second task is on its way out
+            await anyio.lowlevel.checkpoint()
         if self._again:
             self._again = False
             await anyio.lowlevel.checkpoint()
             self.go_on()
-            return
-        if self.has_more() and not (self._busy or self.waits is PARTED):
-            self.readable()
-            return
-        with anyio.CancelScope(deadline=_deadline(self.rings)) as scope:
-            self._waiting = scope
-            try:
-                if self._busy or self.waits is PARTED:  # the second task is on its way out, and wakes us
-                    await anyio.sleep_forever()
-                await self._at_socket()
-            finally:
-                self._waiting = None
-        if not scope.cancelled_caught:
-            self._look()
-            return
-        if self._again:
-            self._again = False
-            self.go_on()
-        if self.clock() >= self.rings:
+        elif self._rang:
+            self._rang = False
             self.expired()
+        elif self.waits is PARTED:
+            await anyio.sleep_forever()
+        elif self.has_more() or await self._at_socket():
+            self._look()
 
-    async def _at_socket(self) -> None:
-        self._busy = True
+    async def _at_socket(self) -> bool:
+        """Wait until something can be done there; False: `notify_closing` was called."""
         try:
-            with suppress(anyio.ClosedResourceError):
-                await (anyio.wait_writable if self.full else anyio.wait_readable)(self.sock)
-        finally:
-            self._busy = False
+            await (anyio.wait_writable if self.full else anyio.wait_readable)(self.sock)
+        except anyio.ClosedResourceError:
+            return False
+        return True
 
     def _look(self) -> None:
         if self.full:
@@ -164,21 +156,34 @@ class Connection(SocketDriver):
     def poke(self) -> None:
         """End the wait."""
         self._again = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-        elif self.hook is not None and not self.running:
+        if not self._hook_runs():
+            self._leave_socket()
+        elif not self.running:
             self._again = False
             self.go_on()  # no hook is called in it: one runs
 
+    def _leave_socket(self) -> None:
+        if self.waits is not PARTED:
+            anyio.notify_closing(self.sock)
+
     def alarm(self, when: float) -> None:
-        """The waits have deadlines."""
-        if self._watching is not None:
-            self._watching.deadline = _deadline(when)
+        """By the server."""
+        self.server.wake_at(when, self)
+
+    def ring(self) -> None:
+        """The alarm, or one that was set for the same connection before it."""
+        if self.clock() < self.rings:
+            return
+        if self._hook_runs() or self.waits is PARTED:
+            self.expired()
+        else:
+            self._rang = True
+            self._leave_socket()
 
     def read_on(self) -> None:
         """The socket is of interest again."""
-        if self._nap is not None:
-            self._nap.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
     def drop(self) -> None:
         """Take the socket from the loop, and close it."""
@@ -194,7 +199,7 @@ class Connection(SocketDriver):
     @coroutine
     def _await_hook(self) -> Generator[Any, Any, None]:
         while self._trap is not NOTHING:
-            if self._watching is None and not self._busy and self._tasks is not None:
+            if self._watching is None and self._tasks is not None:
                 self._tasks.start_soon(self._watch, name="smtpproto watch")
             trap, self._trap = self._trap, NOTHING
             try:
@@ -209,35 +214,24 @@ class Connection(SocketDriver):
                     raise
             else:
                 self.resume(value)
-        if self._watching is not None:
-            self._watching.cancel()
+        self.read_on()
 
     async def _watch(self) -> None:
-        """The second task: see what the client does, and when the hook's time is over."""
+        """The second task: see what the client does while a hook waits."""
         if self._watching is not None:
             return
-        with anyio.CancelScope() as scope:
-            self._watching = scope
-            while self._hook_runs():
-                scope.deadline = _deadline(self.rings)
-                if self._has_parted() or self.lost or ((self.held or self.read_all) and not self.full):
-                    with anyio.CancelScope() as self._nap:
-                        await anyio.sleep_forever()
-                    self._nap = None
-                    continue
-                await self._at_socket()
-                if self._hook_runs() and not self._has_parted():
+        while self._hook_runs() and self.waits is not PARTED:
+            with anyio.CancelScope() as self._watching:
+                if self.lost or ((self.held or self.read_all) and not self.full):
+                    await anyio.sleep_forever()
+                self._busy = True
+                try:
+                    came = await self._at_socket()
+                finally:
+                    self._busy = False
+                if came and self._hook_runs():
                     self._look()
-        self._watching = self._nap = None
-        if self._hook_runs() and self.clock() >= self.rings:
-            self.expired()
-        if self._hook_runs() and self._tasks is not None:  # also if it waits again since this one was to end
-            self._tasks.start_soon(self._watch, name="smtpproto watch")
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def _has_parted(self) -> bool:
-        return self.waits is PARTED
+        self._watching = None
 
     def _hook_runs(self) -> bool:
         return self.hook is not None and (self.stream is None or not self.stream.reads)
@@ -324,8 +318,6 @@ class Connection(SocketDriver):
         return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
 
 
-def _deadline(when: float) -> float:
-    return math.inf if when == NEVER else when
 
 
 class SMTPServer(ServerCore):
@@ -342,6 +334,11 @@ class SMTPServer(ServerCore):
         self._manager: AbstractAsyncContextManager[Self] | None = None
         self._tasks: TaskGroup | None = None
         self._limiters: dict[str, anyio.CapacityLimiter] = {}
+        self._alarms: list[tuple[float, int, ReferenceType[Connection]]] = []
+        """A heap; an alarm stays in it when its connection has ended or needs it no more."""
+        self._numbers: Iterator[int] = count()
+        self._sleeps: set[anyio.CancelScope] = set()
+        """Around the waits for the first alarm, one for each call of `listen` and `serve_connection`."""
         self.token: EventLoopToken
         """The loop that threads find their way back to."""
         self._empty: anyio.Event | None = None
@@ -355,6 +352,13 @@ class SMTPServer(ServerCore):
             self._limiters[kind] = anyio.CapacityLimiter(self.thread_limits[kind])
         return self._limiters[kind]
 
+    def wake_at(self, when: float, connection: Connection) -> None:
+        """Have its `ring` called then."""
+        heappush(self._alarms, (when, next(self._numbers), ref(connection)))
+        if self._alarms[0][0] == when:
+            for sleep in self._sleeps:
+                sleep.deadline = when
+
     async def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
 
@@ -365,6 +369,7 @@ class SMTPServer(ServerCore):
             raise RuntimeError("listen() needs the server's task group: use `async with server:` around it")
         await self._open()
         listeners = await to_thread.run_sync(partial(self.bind, port, host, **place))
+        self._tasks.start_soon(self._keep_time, name="smtpproto time")
         for listener in listeners:
             scope = anyio.CancelScope()
             listener.release = partial(_let_go, listener, scope)
@@ -378,8 +383,12 @@ class SMTPServer(ServerCore):
         """
         await self._open()
         connection = self.admit(sock, anyio.current_time, **identity)
-        if connection is not None:
+        if connection is None:
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_time, name="smtpproto time")
             await connection.serve()
+            tasks.cancel_scope.cancel()
 
     async def close(self) -> None:
         """Stop listening, let open transactions end, and return when all connections are gone.
@@ -436,6 +445,21 @@ class SMTPServer(ServerCore):
         self.token = anyio.lowlevel.current_token()
         self.prepare()
 
+    async def _keep_time(self) -> None:
+        while self._closing is None or not self._closing.is_set():
+            with anyio.CancelScope(deadline=self._alarms[0][0] if self._alarms else NEVER) as sleep:
+                self._sleeps.add(sleep)
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    self._sleeps.remove(sleep)
+            while self._alarms and self._alarms[0][0] <= anyio.current_time():
+                self._ring(heappop(self._alarms)[2]())
+
+    def _ring(self, connection: Connection | None) -> None:
+        if connection is not None and connection in self.peers:
+            connection.ring()
+
     async def _accept(self, tasks: TaskGroup, listener: Listener, scope: anyio.CancelScope) -> None:
         with scope, suppress(anyio.ClosedResourceError):
             while True:
@@ -455,6 +479,8 @@ class SMTPServer(ServerCore):
                         await self._empty.wait()
         finally:
             done.set()
+            for sleep in self._sleeps:
+                sleep.cancel()
         if self._ended is not None:
             self._ended.set()
         self.emit("close")

@@ -230,3 +230,23 @@ def test_a_hook_that_waits_between_two_waits_for_its_message_has_a_time_limit(
             assert await to_thread.run_sync(deliver, port_of(server)) == "451"
 
     anyio.run(main, backend=backend)
+
+
+@backends
+def test_connections_served_without_async_with_have_their_time_limits(backend: str) -> None:
+    ours: list[socket.socket] = []
+
+    async def main() -> None:
+        server = SMTPServer(**QUIET, socket_timeout=0.2)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                mine, its = socket.socketpair()
+                ours.append(mine)
+                tasks.start_soon(server.serve_connection, its)
+        await server.close()
+
+    anyio.run(main, backend=backend)
+    for each in ours:
+        with each:
+            each.settimeout(DEADLINE)
+            assert b"421" in b"".join(iter(partial(each.recv, 1000), b""))
