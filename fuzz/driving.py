@@ -21,7 +21,7 @@ from smtpproto_server import NEVER, PARTED, Driver, Wait
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
-    from smtpproto_server import AsyncStream, MessageStream, Stream
+    from smtpproto_server import MessageStream, Stream
 
 __all__ = ["HEADER", "LARGE", "OUTSIDES", "PLAIN", "RECEIVE", "SERVERS", "target"]
 
@@ -198,7 +198,7 @@ class Fake(Driver):
 
     # --- others that read ---------------------------------------------------------------------------
 
-    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
+    async def read_elsewhere(self, stream: MessageStream) -> bytes:
         self.begin_read(stream)
         try:
             while (piece := self.try_read(stream)) is None:

@@ -11,13 +11,12 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from weakref import ReferenceType, ref
 
 import anyio
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from anyio.lowlevel import EventLoopToken
 
     from smtpproto import Accept, Pending
-    from smtpproto_server import AsyncStream, Driver, Identity, Listener, Options, Place, Stream
+    from smtpproto_server import Driver, Identity, Listener, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -53,6 +52,7 @@ class Connection(SocketDriver):
         "_trap", "_watching",
     )  # fmt: skip
 
+    event: ClassVar[type[anyio.Event]] = anyio.Event
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
     def __init__(
@@ -299,19 +299,7 @@ class Connection(SocketDriver):
                 raise error
             finally:
                 del error  # its traceback holds this frame
-        return await result if inspect.isawaitable(result) else result
-
-    async def read_elsewhere(self, stream: AsyncStream | Stream) -> bytes:
-        """The next piece, for another task than the hook's."""
-        self.begin_read(stream)
-        try:
-            while (piece := self.try_read(stream)) is None:
-                event = anyio.Event()
-                stream.reader = event.set
-                await event.wait()
-        finally:
-            self.end_read(stream)
-        return piece
+        return result
 
     def read_plainly(self, stream: Stream) -> bytes:
         """The event loop reads, the thread waits."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 import time
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage] # documented: "Extending"
 from concurrent.futures import Future
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from smtpproto_server import Driver, ServerCore, SocketDriver, Threads
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import AsyncStream, Identity, Listener, Options, Place, Stream
+    from smtpproto_server import Identity, Listener, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -40,6 +39,7 @@ class Connection(SocketDriver):
         "_timer", "_trap", "loop", "task",
     )  # fmt: skip
 
+    event: ClassVar[type[asyncio.Event]] = asyncio.Event
     server: SMTPServer  # pyright: ignore[reportIncompatibleVariableOverride] - it has no other
 
     def __init__(
@@ -255,23 +255,10 @@ class Connection(SocketDriver):
         threads = self.server.threads_for(self.hook_name)
         job = threads.submit(partial(_work, self.loop, done, context, call))
         try:
-            result = await done
+            return await done
         finally:
             if done.cancelled() and self.hook_name != "resolver":  # look-ups stay bounded
                 threads.leave(job)
-        return await result if inspect.isawaitable(result) else result
-
-    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
-        """The next piece, for another task than the hook's."""
-        self.begin_read(stream)
-        try:
-            while (piece := self.try_read(stream)) is None:
-                waiter = self.loop.create_future()
-                stream.reader = partial(_fulfil, waiter)
-                await waiter
-        finally:
-            self.end_read(stream)
-        return piece
 
     def read_plainly(self, stream: Stream) -> bytes:
         """The loop reads, the thread waits."""
@@ -324,11 +311,6 @@ def _hand_over(done: asyncio.Future[Any], result: Any, error: BaseException | No
         done.set_result(result)
     else:
         done.set_exception(error)
-
-
-def _fulfil(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class SMTPServer(ServerCore):

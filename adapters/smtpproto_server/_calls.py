@@ -43,6 +43,8 @@ class Calls(Octets):
     lost: bool
     session: Session
 
+    event: ClassVar[type[Any]]
+    """The runtime's class Event: `set`, and `wait`, which is awaited; for a runtime with coroutines."""
     eager: ClassVar[bool] = sys.version_info >= (3, 12)
     """A task may take its first step within a hook's step: `own_step` is asked whose step it is."""
 
@@ -94,10 +96,6 @@ class Calls(Octets):
     def own_step(self) -> bool:
         """Whether the task that runs now is the one in which the hook runs."""
         return True
-
-    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
-        """The next piece, for a task that is not the hook's own."""
-        raise NotImplementedError
 
     def read_plainly(self, stream: Stream) -> bytes:
         """The next piece, for a plain hook or whoever reads for it."""
@@ -170,7 +168,7 @@ class Calls(Octets):
                 self._done(error=error)
         elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:
             self.in_thread = True
-            self._begin(self.apart(partial(_without_stop_iteration, hook, args)))
+            self._begin(_settled(self.apart(partial(_without_stop_iteration, hook, args))))
         else:
             try:
                 result = _without_stop_iteration(hook, args)
@@ -180,7 +178,7 @@ class Calls(Octets):
                 self._done(error=error)
                 return
             if inspect.isawaitable(result):
-                self._begin(_awaiting(result))
+                self._begin(_settled(result))
             else:
                 self._done(result)
 
@@ -406,6 +404,18 @@ class Calls(Octets):
         """Whether it is the hook's own step that asks."""
         return self.running and (not self.eager or self.own_step())
 
+    async def read_elsewhere(self, stream: MessageStream) -> bytes:
+        """The next piece, for a task that is not the hook's own."""
+        self.begin_read(stream)
+        try:
+            while (piece := self.try_read(stream)) is None:
+                event = self.event()
+                stream.reader = event.set
+                await event.wait()
+        finally:
+            self.end_read(stream)
+        return piece
+
     def begin_read(self, stream: MessageStream) -> None:
         """Somebody but the hook's own step reads. Raises RuntimeError out of turn."""
         stream.check_turn(self.stream)
@@ -458,5 +468,7 @@ def _plain_result(name: str, hook: Callable[..., Any], args: tuple[Any, ...]) ->
     return result
 
 
-async def _awaiting(result: Awaitable[Any]) -> Any:
-    return await result
+async def _settled(awaitable: Awaitable[Any]) -> Any:
+    """What comes of it in the end: a plain hook may return something that is to be awaited."""
+    result = await awaitable
+    return await result if inspect.isawaitable(result) else result

@@ -11,13 +11,12 @@ import contextlib
 import contextvars
 import ctypes
 import functools
-import inspect
 import ssl
 import threading
 from concurrent.futures import Future
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from smtpproto import NeedsStartTLS, NeedsTLS
 from smtpproto.testing._conversation import TLS
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from smtpproto import TlsDetails
-    from smtpproto_server import AsyncStream, Options, Stream, TlsChannel
+    from smtpproto_server import Options, Stream, TlsChannel
 
 __all__ = ["LOCAL", "REMOTE", "MemoryConnection", "MemoryServer", "ServingPeer", "raise_in_thread"]
 
@@ -143,6 +142,7 @@ class ServingPeer(Driver):
         "_awaited", "_calls", "_rests", "_sent", "_thread", "_timer", "_timer_at", "_trap", "task",
     )  # fmt: skip
 
+    event: ClassVar[type[asyncio.Event]] = asyncio.Event
     server: MemoryServer  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
     def __init__(
@@ -340,22 +340,9 @@ class ServingPeer(Driver):
         thread.start()
         self._thread = thread.ident
         try:
-            result = await done
+            return await done
         finally:
             self._thread = None
-        return await result if inspect.isawaitable(result) else result
-
-    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
-        """The next piece, for another task than the hook's."""
-        self.begin_read(stream)
-        try:
-            while (piece := self.try_read(stream)) is None:
-                waiter: asyncio.Future[None] = self.server.loop.create_future()
-                stream.reader = partial(_settle, waiter, waiter.set_result, None)
-                await waiter
-        finally:
-            self.end_read(stream)
-        return piece
 
     def read_plainly(self, stream: Stream) -> bytes:
         """The loop reads, the thread waits."""

@@ -17,7 +17,7 @@ from smtpproto_server._tls import TLS_OPTION_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from smtpproto_server import AsyncStream, MessageStream, Stream
+    from smtpproto_server import MessageStream, Stream
 
 __all__ = [
     "BROKEN", "DATA", "DOWN", "GO_ON", "GREETING", "PULL", "QUEUED", "TIMEOUT", "TLS", "TOO_SOON",
@@ -163,7 +163,7 @@ class Scripted(Driver):
             self.due_call = None
             self._done()
 
-    async def read_elsewhere(self, stream: AsyncStream) -> bytes:
+    async def read_elsewhere(self, stream: MessageStream) -> bytes:
         self.begin_read(stream)
         try:
             while (piece := self.try_read(stream)) is None:
