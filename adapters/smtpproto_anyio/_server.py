@@ -306,8 +306,6 @@ class Connection(SocketDriver):
         return from_thread.run(self.read_elsewhere, stream, token=self.server.token)
 
 
-
-
 class SMTPServer(ServerCore):
     """An SMTP or LMTP server. Takes an Options object or its fields as keywords.
 

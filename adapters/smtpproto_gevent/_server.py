@@ -73,17 +73,22 @@ class Connection(PlainDriver):
             self._noticing = True
             self._hub.loop.run_callback(self._notice)
         try:
-            if self.hook_name != "resolver":
-                return call()
-            value, error = self.server.lookups.apply(outcome, (call,))  # its SystemExit would end the hub
-            if error is not None:
-                raise error
-            return value
+            return self._look_up_name(call) if self.hook_name == "resolver" else call()
         except HookCancelled:
             raise
         except gevent.GreenletExit:  # somebody kills it
             self.lost = self.noted = True
             raise
+
+    def _look_up_name(self, call: Callable[[], Any]) -> Any:
+        """In a thread. What is raised there is raised here: SystemExit would end the hub."""
+        name, error = self.server.lookups.apply(outcome, (call,))
+        if error is None:
+            return name
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     def _in_call(self) -> bool:
         """A hook has the greenlet."""

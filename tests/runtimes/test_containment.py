@@ -283,7 +283,7 @@ def test_a_greenlet_that_is_killed_before_its_first_step_leaves_no_connection_be
     class Killed(Greenlet):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self._greenlet.kill(block=False)
+            self.greenlet.kill(block=False)
 
     with running("gevent") as server:
         server.server.driver = Killed
