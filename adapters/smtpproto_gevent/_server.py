@@ -204,9 +204,14 @@ class SMTPServer(ServerCore):
 
     coroutines: ClassVar[bool] = False
     driver: type[Driver] = Connection
+    not_of_listeners: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt, gevent.GreenletExit)
 
     def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
         super().__init__(options, **option_fields)
+        # Nothing switches while they are held. A patched process has locks that are Python code: a signal
+        # that interrupts it would leave them locked for ever.
+        self.counting = get_original("_thread", "RLock")()
+        self.verdicts = get_original("_thread", "allocate_lock")()
         self._hub: Any = None
         self.lookups: ThreadPool
         """Threads for reverse DNS; the hub's are for others."""
