@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from smtpproto import IncomingMessage, Options
+from smtpproto import IncomingMessage, ProtocolOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def _insist_on(octets: bytes, sizes: tuple[int, int], *, strict: bool) -> Body:
 
 
 def _read(pieces: list[bytes], *, strict: bool) -> Body:
-    reader = IncomingMessage(Options(bare_newlines="reject" if strict else "accept"))
+    reader = IncomingMessage(ProtocolOptions(bare_newlines="reject" if strict else "accept"))
     content: list[bytes] = []
     behind: list[bytes] = []
     for piece in pieces:

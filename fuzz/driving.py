@@ -97,7 +97,7 @@ class Fake(Driver):
     """A connection whose runtime does what a script says."""
 
     __slots__ = (
-        "cancel_due", "claimed", "ended", "message", "over_", "parted", "poked", "recipients", "script",
+        "cancel_due", "claimed", "ended", "message", "over_", "parted", "poked", "rcpts", "script",
         "short", "struck", "task", "trap", "when",
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ class Fake(Driver):
         self.over_: int = 0
         self.parted: bool = False
         self.poked: bool = False
-        self.recipients: int = 0
+        self.rcpts: int = 0
         self.short: bool = False
         self.struck: bool = False  # somebody else has cancelled the connection
         self.task: Task | None = None  # of a runtime without coroutines
@@ -187,12 +187,12 @@ class Fake(Driver):
 
     def message_begun(self, message: Any) -> bool:
         self.message, self.claimed = message, False
-        self.recipients = len(self.session.envelope.rcpt_to) if self.session.lmtp else 1
+        self.rcpts = len(self.session.envelope.rcpt_to) if self.session.lmtp else 1
         return super().message_begun(message)
 
     def _done(self, value: Any = None, error: BaseException | None = None) -> None:
         if self.hook_name == "on_data" and error is None and not self.cancel_due:
-            self.script.verdicts.append((self.message, self.stream, value, self.recipients))
+            self.script.verdicts.append((self.message, self.stream, value, self.rcpts))
         self.cancel_due = self.claimed = False
         super()._done(value, error)
 

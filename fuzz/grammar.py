@@ -7,13 +7,17 @@ import re
 import socket
 from ipaddress import IPv6Address
 from itertools import pairwise
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from fuzz.playing import note
 from smtpproto import Envelope
 from smtpproto._address import Address, read_mailbox, read_path
 from smtpproto._grammar import decode_xtext, encode_xtext
 from smtpproto._parameters import ParameterRules, apply_mail_parameters, apply_rcpt_parameters
+from smtpproto._values import write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["address", "parameters", "xtext"]
 
@@ -225,7 +229,7 @@ KEYWORDS: Final = (
     "X",
 )
 
-Args = dict[str, str | Literal[True]]
+Args: TypeAlias = "Mapping[str, str | Literal[True]]"
 
 
 def _applied(text: str, how: int) -> tuple[Args, tuple[object, ...]] | None:
@@ -234,7 +238,7 @@ def _applied(text: str, how: int) -> tuple[Args, tuple[object, ...]] | None:
     if how & MAIL:
         refusal = apply_mail_parameters(text, mailbox, envelope, rules=rules, secure=bool(how & SECURE))
     else:
-        envelope.smtp_utf8 = bool(how & UTF8)
+        write(envelope, "smtp_utf8", bool(how & UTF8))
         refusal = apply_rcpt_parameters(text, mailbox, envelope, rules=rules)
     for number, word in enumerate(KEYWORDS):
         if word in text:

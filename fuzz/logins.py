@@ -15,7 +15,7 @@ from smtpproto import Accept, AuthRequested, CramMd5Credentials, State
 from smtpproto._sasl import decode_base64
 
 if TYPE_CHECKING:
-    from smtpproto import Options
+    from smtpproto import ProtocolOptions
 
 __all__ = ["target"]
 
@@ -38,7 +38,7 @@ class Login(Play):
 
     __slots__ = ("accepted", "challenges", "failures")
 
-    def __init__(self, options: Options, picks: bytes, *, ask: bool) -> None:
+    def __init__(self, options: ProtocolOptions, picks: bytes, *, ask: bool) -> None:
         super().__init__(options, picks, ask=ask)
         self.accepted = False  # the last answer was a login
         self.challenges: set[bytes] = set()

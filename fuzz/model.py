@@ -189,13 +189,13 @@ class _Server:
             self.known.discard("AUTH")
         self.login_needed = not options.get("auth_optional") and "AUTH" in self.known
         self.tls = tls
-        self.secure = bool(options.get("secured"))
+        self.secure = bool(options.get("tls_upstream"))
         self.peer, self.port = peer
         self.host = f"[{peer[0]}]"
         self.xclient_done = False
         self.counted = dict.fromkeys(_COUNTERS, 0)
         self.transaction = 1
-        self.x_client: dict[str, str | None] = {}
+        self.xclient: dict[str, str | None] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -208,7 +208,7 @@ class _Server:
         self.mail: tuple[str, Args] | None = None
         self.rcpt: list[tuple[str, Args]] = []
         self.utf8 = False
-        self.x_forward: dict[str, str | None] = {}
+        self.xforward: dict[str, str | None] = {}
 
     def facts(self) -> dict[str, Any]:
         word = "LMTP" if self.lmtp else "SMTP" if self.hello in {"", "HELO"} else "ESMTP"
@@ -218,7 +218,7 @@ class _Server:
             "opening_command": self.hello, "host_name_appears_as": self.appears_as, "user": self.user,
             "secure": self.secure, "transaction": self.transaction, "transmission_type": word,
             "remote_address": self.peer, "remote_port": self.port, "client_hostname": self.host,
-            "x_client": self.x_client, "x_forward": self.x_forward,
+            "xclient": self.xclient, "xforward": self.xforward,
         }  # fmt: skip
 
     # --- saying, counting, asking ---
@@ -695,7 +695,7 @@ class _Server:
             self.close("554 5.5.0 Error: data after STARTTLS")
         self.say("220 2.0.0 Ready to start TLS")
         self.secure = True
-        self.x_client = {}
+        self.xclient = {}
         self.forget()
         answer = self.ask("secure")
         if not answer.yes:
@@ -709,11 +709,11 @@ class _Server:
             raise _Refused("503 5.5.1 Error: Mail transaction in progress")
         values = _attributes(argument, _XCLIENT if verb == "XCLIENT" else _XFORWARD)
         if verb == "XFORWARD":
-            self.x_forward = dict.fromkeys(_XFORWARD) | self.x_forward | values  # row C343
+            self.xforward = dict.fromkeys(_XFORWARD) | self.xforward | values  # row C343
             self.say("250 2.0.0 OK")
             return
         self.forget()
-        self.x_client |= values
+        self.xclient |= values
         if address := values.get("ADDR"):
             self.peer, self.host = address, f"[{address}]"
             self.xclient_done = True  # open: not if it is unavailable

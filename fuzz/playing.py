@@ -15,7 +15,7 @@ from smtpproto import (
     AuthRequested,
     Challenge,
     ClientConnected,
-    CommandReceived,
+    CommandRequested,
     Connection,
     ConnectionClosed,
     ConnectRequested,
@@ -26,12 +26,12 @@ from smtpproto import (
     DataStarted,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
+    ProtocolOptions,
     ProxyReceived,
     RcptRequested,
     Reject,
@@ -77,7 +77,7 @@ _GIVEN: Final[tuple[dict[str, Any], ...]] = (
     {"require_smtputf8": False, "unknown_parameters": "accept"},
     {"needs_upgrade": True},
     {"secure": True},
-    {"secured": True},
+    {"tls_upstream": True},
     {"hide_enhancedstatuscodes": True},
     {"lmtp": True, "size": 20, "bare_newlines": "accept"},
     {"lmtp": True, "auth_optional": False, "allow_insecure_auth": False},
@@ -100,7 +100,7 @@ _GIVEN: Final[tuple[dict[str, Any], ...]] = (
 )
 
 # Made once: a play costs less than the options it is played with.
-OPTIONS: Final = tuple(Options(**EVERY | given) for given in _GIVEN)
+OPTIONS: Final = tuple(ProtocolOptions(**EVERY | given) for given in _GIVEN)
 
 # --- what is worth keeping an input for -----------------------------------------------------------------
 
@@ -120,7 +120,7 @@ EACH: Final = "each"  # a list of decisions, where there is a recipient for each
 CHOICES: Final[Mapping[type[Event], tuple[Any, ...]]] = {
     ConnectRequested: (*[ACCEPT] * 12, *NO),
     SecureRequested: (*[ACCEPT] * 12, *NO),
-    HelloReceived: (*[ACCEPT] * 11, Accept(text="a\r\nb"), *NO),
+    HelloRequested: (*[ACCEPT] * 11, Accept(text="a\r\nb"), *NO),
     AuthRequested: (
         *[ACCEPT] * 8,
         Accept(),
@@ -136,7 +136,7 @@ CHOICES: Final[Mapping[type[Event], tuple[Any, ...]]] = {
     VerifyRequested: (ACCEPT, Accept(250, text=["b", "c"]), *NO),
     ExpandRequested: (ACCEPT, *NO),
     HelpRequested: (ACCEPT, Accept(211), *NO),
-    CommandReceived: (None, Accept(299), *NO),
+    CommandRequested: (None, Accept(299), *NO),
 }
 BARE_NEWLINE: Final = 550  # the code of that refusal
 MOST_EVENTS: Final = 5  # that wait: timers, an abortion, the end
@@ -160,11 +160,11 @@ _FACTS: Final[Mapping[type[Event], Callable[[Any], object]]] = {
     MailRequested: lambda event: ("mail", *_parsed(event)),
     RcptRequested: lambda event: ("rcpt", *_parsed(event)),
     AuthRequested: lambda event: ("auth", event.auth.method, event.auth.username, event.auth.response),
-    HelloReceived: lambda event: ("hello", event.verb, event.name),
+    HelloRequested: lambda event: ("hello", event.verb, event.name),
     VerifyRequested: lambda event: ("vrfy", event.argument),
     ExpandRequested: lambda event: ("expn", event.argument),
     HelpRequested: lambda event: ("help", event.argument),
-    CommandReceived: lambda event: ("command", event.verb, event.argument),
+    CommandRequested: lambda event: ("command", event.verb, event.argument),
     ProxyReceived: lambda event: repr(event.proxy),
 }
 
@@ -195,13 +195,13 @@ class Play:
         "picks", "sent", "session",
     )  # fmt: skip
 
-    def __init__(self, options: Options, picks: bytes, *, ask: bool) -> None:
+    def __init__(self, options: ProtocolOptions, picks: bytes, *, ask: bool) -> None:
         """`picks` are the decisions, two to an octet."""
         self.options = options
         self.picks = picks
         self.connection = Connection(
             options, ask=OPTIONAL_QUESTIONS if ask else (), entropy=ENTROPY, tls_available=True,
-            peer=_PEERS[bool(options.use_xclient)],
+            remote=_PEERS[bool(options.use_xclient)],
         )  # fmt: skip
         self.core = self.connection
         self.session = self.connection.session
@@ -342,8 +342,8 @@ class Play:
         assert not session.opening_command
         assert not session.host_name_appears_as
         assert session.user is None
-        assert not session.x_client
-        assert not session.x_forward
+        assert not session.xclient
+        assert not session.xforward
         assert is_fresh(session.envelope)
         assert len(core.buffer) == 0
         assert not core.buffer.line_pending
@@ -415,8 +415,8 @@ def _facts(connection: Connection) -> tuple[object, ...]:
 
 _SESSION: Final = (
     "client_hostname", "error", "host_name_appears_as", "local_address", "local_port", "opening_command",
-    "remote_address", "remote_port", "secure", "servername", "tls_options", "transaction", "user", "x_client",
-    "x_forward",
+    "remote_address", "remote_port", "secure", "servername", "tls_options", "transaction", "user", "xclient",
+    "xforward",
 )  # fmt: skip
 _ENVELOPE: Final = ("body_type", "declared_size", "mail_from", "rcpt_to", "require_tls", "smtp_utf8")
 _CORE: Final = (

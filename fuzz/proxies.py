@@ -8,8 +8,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Final
 
-from smtpproto import ProxyInfo, canonical_address
+from smtpproto import ProxyInfo
 from smtpproto._proxy import ProxyFault, ProxyReader
+from smtpproto.extending import canonical_address
 
 __all__ = ["target"]
 

@@ -8,9 +8,10 @@ import re
 from typing import Final
 
 from fuzz.playing import insist_on_replies
-from smtpproto import Accept, Reject, single_line
+from smtpproto import Accept, Reject
 from smtpproto._decisions import decided_reply
 from smtpproto._reply import Reply
+from smtpproto.extending import single_line
 
 __all__ = ["target"]
 

@@ -1,7 +1,8 @@
 """SMTP and LMTP, the server's side, as a pure state machine.
 
 Octets in, events out, decisions back, octets out. `Connection` is where to begin; it has never
-seen a socket, a clock, a thread or a log.
+seen a socket, a clock, a thread or a log. Who writes mechanisms, options or a server finds more
+in `smtpproto.extending`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from smtpproto._body import IncomingMessage
 from smtpproto._connection import Connection
 from smtpproto._core import Signal
 from smtpproto._decisions import ACCEPT, Accept, Challenge, Decision, Reject
-from smtpproto._engine import OPTIONAL_QUESTIONS, PENDING, Engine, Pending
-from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError
+from smtpproto._engine import OPTIONAL_QUESTIONS
+from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError, SmtpProtoError
 from smtpproto._events import (
     AuthRequested,
     ClientConnected,
-    CommandReceived,
+    CommandRequested,
     ConnectionClosed,
     ConnectRequested,
     DataAborted,
@@ -28,7 +29,7 @@ from smtpproto._events import (
     DataStarted,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
     NeedsStartTLS,
@@ -42,26 +43,19 @@ from smtpproto._events import (
     TransactionReset,
     VerifyRequested,
 )
-from smtpproto._options import Check, Options, option
-from smtpproto._peers import Peers, canonical_address
+from smtpproto._options import ProtocolOptions
 from smtpproto._proxy import ProxyInfo
-from smtpproto._reply import single_line
 from smtpproto._sasl import (
-    AuthRequest,
-    CramMd5,
     CramMd5Credentials,
     Credentials,
-    Login,
     LoginCredentials,
-    Mechanism,
-    Plain,
     PlainCredentials,
     XClientCredentials,
-    XOAuth2,
     XOAuth2Credentials,
 )
-from smtpproto._session import Envelope, MessageDsn, Session, TlsDetails, TlsOptions
+from smtpproto._session import Envelope, MessageDsn, Session
 from smtpproto._state import State
+from smtpproto._tls import TlsCipher, TlsDetails
 
 __version__ = "0.1.0"
 
@@ -71,16 +65,14 @@ SEND: Final = Signal.SEND
 CLOSED: Final = Signal.CLOSED
 
 __all__ = [
-    "ACCEPT", "CLOSED", "NEED_DATA", "OPTIONAL_QUESTIONS", "PAUSED", "PENDING", "SEND", "Accept",
-    "Address", "AuthRequest", "AuthRequested", "Challenge", "Check", "ClientConnected",
-    "CommandReceived", "ConfigurationError", "ConnectRequested", "Connection", "ConnectionClosed",
-    "CramMd5", "CramMd5Credentials", "Credentials", "DataAborted", "DataChunk", "DataFinished",
-    "DataRequested", "DataStarted", "Decision", "DecisionError", "Engine", "Envelope", "Event",
-    "ExpandRequested", "HelloReceived", "HelpRequested", "IncomingMessage", "LocalProtocolError",
-    "Login", "LoginCredentials", "MailRequested", "Mechanism", "MessageDsn", "NeedsStartTLS", "NeedsTLS",
-    "Options", "Peers", "Pending", "Plain", "PlainCredentials", "ProxyInfo", "ProxyReceived",
-    "QuitReceived", "RcptRequested", "RecipientDsn", "Reject", "SecureRequested", "Session", "Signal",
-    "State", "TimerChanged", "TimerKind", "TlsDetails", "TlsOptions", "TransactionReset",
-    "VerifyRequested", "XClientCredentials", "XOAuth2", "XOAuth2Credentials", "canonical_address",
-    "option", "single_line",
+    "ACCEPT", "CLOSED", "NEED_DATA", "OPTIONAL_QUESTIONS", "PAUSED", "SEND", "Accept", "Address",
+    "AuthRequested", "Challenge", "ClientConnected", "CommandRequested", "ConfigurationError",
+    "ConnectRequested", "Connection", "ConnectionClosed", "CramMd5Credentials", "Credentials", "DataAborted",
+    "DataChunk", "DataFinished", "DataRequested", "DataStarted", "Decision", "DecisionError", "Envelope",
+    "Event", "ExpandRequested", "HelloRequested", "HelpRequested", "IncomingMessage", "LocalProtocolError",
+    "LoginCredentials", "MailRequested", "MessageDsn", "NeedsStartTLS", "NeedsTLS", "PlainCredentials",
+    "ProtocolOptions", "ProxyInfo", "ProxyReceived", "QuitReceived", "RcptRequested", "RecipientDsn",
+    "Reject", "SecureRequested", "Session", "Signal", "SmtpProtoError", "State", "TimerChanged", "TimerKind",
+    "TlsCipher", "TlsDetails", "TransactionReset", "VerifyRequested", "XClientCredentials",
+    "XOAuth2Credentials",
 ]  # fmt: skip

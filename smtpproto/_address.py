@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from smtpproto._grammar import (
@@ -18,12 +19,14 @@ from smtpproto._grammar import (
     MAX_LABEL,
     QUOTED_STRING,
     canonical_ipv6,
+    encode_xtext,
     has_forbidden,
     is_domain,
 )
+from smtpproto._values import Frozen, frozen, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "MAX_MAILBOX", "PLAIN_MAILBOX", "Address", "RecipientDsn", "read_mailbox", "read_path",
@@ -35,27 +38,50 @@ MAX_MAILBOX: Final = 254  # octets: a path of 256 (RFC 5321 §4.5.3.1.3) less it
 class RecipientDsn(NamedTuple):
     """The recipient's part of RFC 3461: NOTIFY and ORCPT of RCPT."""
 
-    notify: list[str] | None = None
+    notify: tuple[str, ...] | None = None
     """When to report: NEVER, or some of SUCCESS, FAILURE, DELAY; None when nothing was said (§4.1)."""
     orcpt: str | None = None
     """Whom the message was first addressed to: `type;address`, decoded (§4.2)."""
 
 
-_NO_DSN: Final = RecipientDsn()
-
-
-class Address:
+@frozen
+class Address(Frozen):
     """A sender or a recipient. Two are equal when their text is, octet for octet."""
 
-    __slots__ = ("address", "args", "dsn")
+    address: str
+    """As sent, without a source route; "" is the null reverse-path `<>`."""
+    args: Mapping[str, str | Literal[True]] = MappingProxyType({})
+    """The parameters of the command by upper-case keyword, decoded; True for one without a value."""
+    dsn: RecipientDsn = RecipientDsn()
+    """NOTIFY and ORCPT; a sender has none."""
 
     def __init__(self, address: str) -> None:
-        self.address: str = address
-        """As sent, without a source route; "" is the null reverse-path `<>`."""
-        self.args: dict[str, str | Literal[True]] = {}
-        """The parameters of the command by upper-case keyword; True for one without a value."""
-        self.dsn: RecipientDsn = _NO_DSN
-        """NOTIFY and ORCPT; a sender has none."""
+        write(self, "address", address)
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """An address as it is written, `ann@example.com`, with or without its angle brackets; "" is null.
+
+        Raises ValueError for what RCPT would not take.
+        """
+        mailbox = text[1:-1] if text.startswith("<") and text.endswith(">") else text
+        if not mailbox:
+            return cls("")
+        read = read_path(f"TO:<{mailbox}>", "TO")
+        if read is None or read[1]:
+            raise ValueError(f"{text!r} is not an address (RFC 5321 §4.1.2)")
+        return read[0]
+
+    def to_parameters(self) -> list[str]:
+        """The parameters as a relay sends them on: `["SIZE=1000", "ENVID=a+2Bb"]`, in the order they came.
+
+        What is decoded in `args` is encoded again (RFC 3461 §4, RFC 6533 §3), so that nothing in a value
+        can become a parameter of its own.
+        """
+        return [
+            keyword if value is True else f"{keyword}={_ENCODED.get(keyword, str)(value)}"
+            for keyword, value in self.args.items()
+        ]
 
     @property
     def local(self) -> str:
@@ -95,6 +121,26 @@ class Address:
 
     def __repr__(self) -> str:
         return f"<Address {self.address!r}>"
+
+
+def _original_recipient(text: str) -> str:
+    """ORCPT: `type;address`, which for addresses outside ASCII has an encoding of its own."""
+    kind, _, address = text.partition(";")
+    if kind.lower() == "utf-8":
+        return f"{kind};{_NOT_ITSELF.sub(_embedded, address)}"
+    return f"{kind};{encode_xtext(address)}"
+
+
+def _embedded(match: re.Match[str]) -> str:
+    return f"\\x{{{ord(match[0]):X}}}"
+
+
+_NOT_ITSELF: Final = re.compile(r"[^!-*,-<>-\[\]-~]")  # RFC 6533 §3: what no QCHAR is
+_ENCODED: Final[Mapping[str, Callable[[str], str]]] = {
+    "ENVID": encode_xtext,
+    "AUTH": encode_xtext,
+    "ORCPT": _original_recipient,
+}
 
 
 def read_path(

@@ -21,13 +21,13 @@ from smtpproto._decisions import ACCEPT, Accept, Challenge, Decision
 from smtpproto._errors import DecisionError
 from smtpproto._events import (
     AuthRequested,
-    CommandReceived,
+    CommandRequested,
     ConnectRequested,
     DataFinished,
     DataRequested,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
     RcptRequested,
@@ -81,12 +81,12 @@ ANSWERS: Final[Mapping[type[Event], Callable[[Core, Any, Any], None]]] = {
     MailRequested: mail_decided,
     RcptRequested: rcpt_decided,
     DataFinished: message_decided,
-    HelloReceived: hello_decided,
+    HelloRequested: hello_decided,
     DataRequested: data_decided,
     VerifyRequested: verify_decided,
     ExpandRequested: expand_decided,
     HelpRequested: help_decided,
-    CommandReceived: command_decided,
+    CommandRequested: command_decided,
 }
 
 # What nearly every decision is: the plain yes.
@@ -102,7 +102,7 @@ _CODES: Final[Mapping[type[Event], frozenset[int]]] = {
     AuthRequested: LOGIN_CODES,
     VerifyRequested: frozenset({250, 251, 252}),
     HelpRequested: frozenset({211, 214}),
-    CommandReceived: frozenset(range(200, 300)),
+    CommandRequested: frozenset(range(200, 300)),
 }
 _CODE_ELSEWHERE: Final = frozenset({250})
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from smtpproto._buffer import LineBuffer
-    from smtpproto._options import Options
+    from smtpproto._options import ProtocolOptions
 
 __all__ = ["IncomingMessage"]
 
@@ -105,7 +105,7 @@ class IncomingMessage:
         "rest", "size_exceeded",
     )  # fmt: skip
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ProtocolOptions) -> None:
         self.byte_length: int = 0
         """Octets so far after unstuffing, those dropped included."""
         self.complete: bool = False

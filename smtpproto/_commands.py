@@ -16,10 +16,10 @@ from smtpproto._buffer import LineFault
 from smtpproto._core import Command, Signal
 from smtpproto._decisions import Accept, Reject, decided_reply
 from smtpproto._events import (
-    CommandReceived,
+    CommandRequested,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
     NeedsStartTLS,
@@ -32,8 +32,8 @@ from smtpproto._login import auth, auth_line, login_failed, refuse_auth
 from smtpproto._message import data
 from smtpproto._parameters import ParameterRules, apply_mail_parameters, apply_rcpt_parameters
 from smtpproto._reply import MAX_REPLY_LINE, Reply, single_line
-from smtpproto._session import Envelope
 from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
+from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from smtpproto._address import Address
     from smtpproto._core import Core
     from smtpproto._sasl import Exchange
+    from smtpproto._session import Envelope
 
 __all__ = [
     "command_decided", "expand_decided", "hello_decided", "help_decided", "mail_decided", "rcpt_decided",
@@ -154,13 +155,13 @@ def _not_a_command(core: Core, verb: str, argument: str, text: str) -> None:
         core.say_last(say.HTTP, "HTTP request")
     elif HEADER_NAME.fullmatch(verb):
         core.say_last(say.NOT_SMTP, "a header where a command belongs")
-    elif CommandReceived in core.asks and verb not in VERBS and OWN_VERB.fullmatch(verb):
-        core.ask(CommandReceived(verb, argument, core.session))
+    elif CommandRequested in core.asks and verb not in VERBS and OWN_VERB.fullmatch(verb):
+        core.ask(CommandRequested(verb, argument, core.session))
     else:
         core.refuse_unknown(say.NOT_RECOGNIZED)
 
 
-def command_decided(core: Core, _event: CommandReceived, decision: Accept | Reject | None) -> None:
+def command_decided(core: Core, _event: CommandRequested, decision: Accept | Reject | None) -> None:
     if decision is None:
         core.refuse_unknown(say.NOT_RECOGNIZED)
     elif not core.one_unauthenticated_too_many():
@@ -176,8 +177,8 @@ def _hello(verb: str) -> Callable[[Core, str], None]:
         if HELLO_NAME.fullmatch(argument) is None:
             core.say(say.hello_syntax(verb))
             return
-        event = HelloReceived(verb, argument, core.session)
-        if HelloReceived in core.asks:
+        event = HelloRequested(verb, argument, core.session)
+        if HelloRequested in core.asks:
             core.ask(event)
         else:
             hello_decided(core, event, None)
@@ -185,7 +186,7 @@ def _hello(verb: str) -> Callable[[Core, str], None]:
     return run
 
 
-def hello_decided(core: Core, event: HelloReceived, decision: Accept | Reject | None) -> None:
+def hello_decided(core: Core, event: HelloRequested, decision: Accept | Reject | None) -> None:
     """Greet back and open the extensions (RFC 5321 §4.1.1.1)."""
     if isinstance(decision, Reject):
         core.conclude(say.uncoded(decided_reply(decision, say.HELLO_REFUSED)))
@@ -193,8 +194,8 @@ def hello_decided(core: Core, event: HelloReceived, decision: Accept | Reject | 
     session = core.session
     core.give_up_transaction(event.verb)
     core.move(Step.HELLO)
-    session.opening_command = event.verb
-    session.host_name_appears_as = event.name.lower()
+    write(session, "opening_command", event.verb)
+    write(session, "host_name_appears_as", event.name.lower())
     text = _given_text(decision) or _hello_text(core)
     # One line, whatever it is made of: the client would take a second one for an extension.
     first = single_line(text)[:MAX_HELLO_TEXT]
@@ -275,12 +276,12 @@ def _mail(core: Core, argument: str) -> None:
     address, rest = path
     session = core.session
     if rest or not address.address.isascii():
-        envelope = Envelope()
-        refusal = _sender_refused(core, address, rest, envelope)
+        core.new_envelope()
+        refusal = _sender_refused(core, address, rest, session.envelope)
         if refusal is not None:
+            core.new_envelope()
             core.say(refusal)
             return
-        session.envelope = envelope
     core.announce_client()
     core.ask(MailRequested(address, session))
 
@@ -303,7 +304,7 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
     session = core.session
     if isinstance(decision, Reject):
         utf8 = session.envelope.smtp_utf8
-        session.envelope = Envelope()
+        core.new_envelope()
         core.conclude(decided_reply(decision, say.MAILBOX_REFUSED, utf8=utf8))
         return
     reply = decided_reply(decision, say.SENDER_OK, utf8=session.envelope.smtp_utf8)
@@ -311,7 +312,7 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
 
 
 def sender_accepted(core: Core, address: Address, reply: Reply = say.SENDER_OK) -> None:
-    core.session.envelope.mail_from = address
+    write(core.session.envelope, "mail_from", address)
     core.state = IN_MAIL
     core.out.append(reply.spellings[core.coded])
 
@@ -328,7 +329,7 @@ def _rcpt(core: Core, argument: str) -> None:
     address, rest = path
     envelope = core.session.envelope
     most = core.options.max_recipients
-    if most is not None and len(envelope.rcpt_to) >= most:
+    if most is not None and len(core.recipients) >= most:
         core.say(say.TOO_MANY_RECIPIENTS)
         return
     if rest or not address.address.isascii():
@@ -351,7 +352,7 @@ def rcpt_decided(core: Core, event: RcptRequested, decision: Accept | Reject) ->
 
 
 def recipient_accepted(core: Core, address: Address, reply: Reply = say.RECIPIENT_OK) -> None:
-    core.session.envelope.rcpt_to.append(address)
+    core.recipients.append(address)
     core.state = IN_RCPT
     core.out.append(reply.spellings[core.coded])
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from smtpproto._address import Address
     from smtpproto._body import IncomingMessage
-    from smtpproto._options import Options
+    from smtpproto._options import ProtocolOptions
 
 __all__ = ["Connection"]
 
@@ -26,7 +26,8 @@ class Connection(Engine):
     Feed it with `receive_data`, call `next_event` until it returns a Signal, send what
     `data_to_send` gives, answer questions with `decide`.
 
-    `local` and `peer` are the socket's addresses as (address, port), ("", 0) for a unix socket.
+    `local` and `remote` are the socket's addresses as (address, port), ("", 0) for a unix socket,
+    `listener` the name of the place it came in by.
     `ask` names optional questions (`OPTIONAL_QUESTIONS`). `tls_available` says whether a handshake
     could be made. `entropy` (16 octets or more, secret and new for each connection) and `started`
     (seconds since the epoch) are what CRAM-MD5 challenges are made of.
@@ -38,11 +39,12 @@ class Connection(Engine):
 
     def __init__(
         self,
-        options: Options | None = None,
+        options: ProtocolOptions | None = None,
         *,
         local: tuple[str, int] = ("", 0),
-        peer: tuple[str, int] = ("", 0),
-        session_id: str = "",
+        remote: tuple[str, int] = ("", 0),
+        id: str = "",  # noqa: A002 - the session's own name for it
+        listener: str = "",
         ask: Iterable[type[Event]] = (),
         tls_available: bool = False,
         entropy: bytes = b"",
@@ -52,8 +54,9 @@ class Connection(Engine):
         super().__init__(
             options,
             local=local,
-            peer=peer,
-            session_id=session_id,
+            remote=remote,
+            id=id,
+            listener=listener,
             ask=ask,
             tls_available=tls_available,
             entropy=entropy,

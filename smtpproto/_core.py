@@ -21,14 +21,16 @@ from smtpproto._events import (
 )
 from smtpproto._session import Envelope
 from smtpproto._state import AFTER, BEGIN, IN_TRANSACTION, State, Step
+from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
+    from smtpproto._address import Address
     from smtpproto._body import IncomingMessage
     from smtpproto._events import AbortReason, Event, TimerKind
-    from smtpproto._options import Options
+    from smtpproto._options import ProtocolOptions
     from smtpproto._proxy import ProxyReader
     from smtpproto._reply import Reply
     from smtpproto._sasl import Exchange
@@ -79,14 +81,14 @@ class Core:
     __slots__ = (
         "asked", "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events",
         "exchange", "exchanges", "failed_logins", "flush", "guarded", "high_water", "implicit_tls",
-        "lmtp", "may_finish", "options", "out", "overdue", "peer", "proxy", "refused", "session",
-        "started", "state", "tls_available", "transfer", "unauthenticated", "unknown",
+        "lmtp", "may_finish", "options", "out", "overdue", "peer", "proxy", "recipients", "refused",
+        "session", "started", "state", "tls_available", "transfer", "unauthenticated", "unknown",
         "verbs", "xclient_done",
     )  # fmt: skip
 
     def __init__(
         self,
-        options: Options,
+        options: ProtocolOptions,
         session: Session,
         *,
         asks: AbstractSet[type[Event]],
@@ -95,7 +97,7 @@ class Core:
         started: int,
         verbs: Mapping[str, Command],
     ) -> None:
-        self.options: Options = options
+        self.options: ProtocolOptions = options
         """The options the connection was made with."""
         self.session: Session = session
         """The session, the same object for the whole connection."""
@@ -107,10 +109,13 @@ class Core:
         self.coded: bool = options.coded
         self.guarded: bool = options.needs_upgrade or options.login_required
         self.lmtp: bool = options.lmtp
-        self.implicit_tls: bool = options.secure and not options.secured
+        self.implicit_tls: bool = options.secure and not options.tls_upstream
         self.high_water: int = HIGH_WATER + max(options.max_line_length, options.max_auth_line_length)
         self.peer: str = session.remote_address
 
+        self.recipients: list[Address] = []
+        """Those of the present envelope."""
+        self.new_envelope()
         self.state: State = BEGIN[Step.START]
         """Where the connection stands."""
         self.buffer: LineBuffer = LineBuffer(options.max_line_length, options.max_auth_line_length)
@@ -144,7 +149,7 @@ class Core:
     def say(self, reply: Reply) -> None:
         """Queue a reply."""
         if reply.code >= 400:  # noqa: PLR2004 - RFC 5321 §4.2.1: 4yz and 5yz are the failures
-            self.session.error = reply.text(coded=self.coded).replace("\r\n", "\n")
+            write(self.session, "error", reply.text(coded=self.coded).replace("\r\n", "\n"))
         self.out.append(reply.spellings[self.coded])
 
     def conclude(self, reply: Reply) -> None:
@@ -191,6 +196,7 @@ class Core:
         if transfer is not None and not transfer.has_bare_newline and self.asked is None:
             self.tell(DataAborted(abort))
         self.state = CLOSED
+        write(self.session, "close_reason", reason)
         self.asked = None
         self.transfer = None
         self.exchange = None
@@ -210,9 +216,23 @@ class Core:
 
     def reset_transaction(self) -> None:
         """Begin a new envelope; the old one is replaced whole, so nothing can leak out of it."""
-        self.session.envelope = Envelope()
-        if self.session.x_forward:
-            self.session.x_forward = {}
+        self.new_envelope()
+        if self.session.xforward:
+            write(self.session, "xforward", {})
+
+    def new_envelope(self) -> Envelope:
+        """One without a sender and recipients is the present one from here on."""
+        self.recipients = []
+        envelope = Envelope(None, self.recipients)
+        write(self.session, "envelope", envelope)
+        return envelope
+
+    def forget_client(self) -> None:
+        """What HELO and AUTH said is void."""
+        session = self.session
+        session.user = None
+        write(session, "opening_command", "")
+        write(session, "host_name_appears_as", "")
 
     def give_up_transaction(self, verb: str) -> None:
         """The same for a transaction that ends before its message."""

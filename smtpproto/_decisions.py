@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto._reply import ENHANCED, Reply, default_enhanced, default_text, is_blank, split_enhanced
+from smtpproto._values import Frozen, frozen, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,13 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["ACCEPT", "Accept", "Challenge", "Decision", "Reject"]
 
 
-class Accept:
+@frozen
+class Accept(Frozen):
     """Yes. Without fields: with the reply that the command has for success.
 
     Raises ValueError for a code outside 200-299 or an enhanced code of another class.
     """
 
     __slots__ = ("code", "enhanced", "text", "user")
+
+    code: int | None
+    """None for the command's own; RCPT also takes 251 (RFC 5321 §3.4), a verb of your own any 2yz."""
+    enhanced: str | None
+    """RFC 3463 code, None for the one that goes with the command."""
+    text: str | tuple[str, ...] | None
+    """One text or several lines; None for the command's own. In `on_connect` it is the banner's text."""
+    user: Any
+    """AuthRequested only: who has logged in; must be true."""
 
     def __init__(
         self,
@@ -32,21 +45,11 @@ class Accept:
         user: Any = None,
     ) -> None:
         _check("Accept", code, range(200, 300), enhanced, "2")
-        self.code: int | None = code
-        """None for the command's own; RCPT also takes 251 (RFC 5321 §3.4), a verb of your own any 2yz."""
-        self.enhanced: str | None = enhanced
-        """RFC 3463 code, None for the one that goes with the command."""
-        self.text: str | tuple[str, ...] | None = _frozen(text)
-        """One text or several lines; None for the command's own."""
-        self.user: Any = user
-        """AuthRequested only: who has logged in; must be true."""
+        for name, value in (("code", code), ("enhanced", enhanced), ("text", _frozen(text)), ("user", user)):
+            write(self, name, value)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Accept):
-            return NotImplemented
-        return (self.code, self.enhanced, self.text, self.user) == (
-            other.code, other.enhanced, other.text, other.user,
-        )  # fmt: skip
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Accept, user=self.user), (self.code, self.enhanced, self.text)
 
     def __hash__(self) -> int:
         return hash((self.code, self.enhanced, self.text))
@@ -56,6 +59,7 @@ class Accept:
         return f"Accept({self.code!r}, {self.enhanced!r}, {self.text!r}, user={user})"
 
 
+@frozen
 class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not an error of ours
     """No. Without fields: with the reply that the place has for refusal.
 
@@ -63,6 +67,15 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
     Raises ValueError for a code outside 400-599 or an enhanced code of another class, TypeError or
     ValueError for a challenge that is no JSON.
     """
+
+    code: int | None
+    """None for the place's own."""
+    enhanced: str | None
+    """RFC 3463 code, None for the one that goes with the place or the code."""
+    text: str | tuple[str, ...] | None
+    """One text or several lines; None for the place's or the code's own."""
+    challenge: Mapping[str, Any] | None
+    """XOAUTH2 only: sent to the client as JSON before the refusal."""
 
     def __init__(
         self,
@@ -75,21 +88,53 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
         _check("Reject", code, range(400, 600), enhanced, "45")
         lines = _frozen(text)
         super().__init__(code, enhanced, lines)
-        self.code: int | None = code
-        """None for the place's own."""
-        self.enhanced: str | None = enhanced
-        """RFC 3463 code, None for the one that goes with the place or the code."""
-        self.text: str | tuple[str, ...] | None = lines
-        """One text or several lines; None for the place's or the code's own."""
-        self.challenge: Mapping[str, Any] | None = None if challenge is None else _json_object(challenge)
-        """XOAUTH2 only: sent to the client as JSON before the refusal."""
+        write(self, "code", code)
+        write(self, "enhanced", enhanced)
+        write(self, "text", lines)
+        write(self, "challenge", None if challenge is None else _json_object(challenge))
+
+    @classmethod
+    def parse(cls, line: str) -> Reject:
+        """A reply as it is written: `550 5.1.1 No such user`; further lines are further lines of the reply.
+
+        Raises ValueError for what is no reply of 400 to 599.
+        """
+        codes, texts = set[str](), list[str]()
+        for each in line.splitlines():
+            match = _REPLY_LINE.fullmatch(each)
+            if match is None:
+                raise ValueError(f"{line!r} is not a reply: '550 5.1.1 text' is one")
+            codes.add(match[1])
+            texts.append(match[2] or "")
+        if len(codes) != 1:
+            raise ValueError(f"{line!r} has {len(codes)} codes; a reply has one")
+        code = int(codes.pop())
+        enhanced, first = split_enhanced(code, texts[0])
+        texts = [first, *(split_enhanced(code, text)[1] for text in texts[1:])]
+        return cls(code, enhanced, texts[0] or None if len(texts) == 1 else texts)
+
+    def __str__(self) -> str:
+        """As `parse` reads it; what is None is left out, or for the code the place's most frequent one."""
+        lines = (self.text,) if isinstance(self.text, str) else self.text or ("",)
+        code = self.code or _code_like(self.enhanced or "5", 550)
+        coded = f"{self.enhanced} " if self.enhanced else ""
+        *first, last = [f"{coded}{line}".rstrip() for line in lines]
+        return "\n".join([*(f"{code}-{line}" for line in first), f"{code} {last}".rstrip()])
+
+    if not TYPE_CHECKING:  # as for every frozen value; Python itself sets fields of exceptions
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in _REJECT_FIELDS:
+                raise AttributeError(f"Reject.{name} cannot be set: the server relies on it")
+            super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Reject, challenge=self.challenge), (self.code, self.enhanced, self.text)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reject):
             return NotImplemented
-        return (self.code, self.enhanced, self.text, self.challenge) == (
-            other.code, other.enhanced, other.text, other.challenge,
-        )  # fmt: skip
+        return all(getattr(self, name) == getattr(other, name) for name in _REJECT_FIELDS)
 
     def __hash__(self) -> int:
         return hash((self.code, self.enhanced, self.text))
@@ -98,19 +143,22 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
         return f"Reject({self.code!r}, {self.enhanced!r}, {self.text!r})"
 
 
-class Challenge:
+@frozen
+class Challenge(Frozen):
     """Not yet: send `data` as one more 334 of the SASL exchange (RFC 4954 §4)."""
 
     __slots__ = ("data",)
 
+    data: bytes
+    """The octets before base64."""
+
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
             raise TypeError(f"Challenge takes bytes, not {type(data).__name__}")
-        self.data: bytes = data
-        """The octets before base64."""
+        write(self, "data", data)
 
-    def __eq__(self, other: object) -> bool:
-        return self.data == other.data if isinstance(other, Challenge) else NotImplemented
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Challenge, (self.data,)
 
     def __hash__(self) -> int:
         return hash(self.data)
@@ -195,6 +243,9 @@ def _frozen(text: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
         raise TypeError(f"a reply text is str or a list of str, not a list of {types}")
     return lines
 
+
+_REJECT_FIELDS: Final = ("code", "enhanced", "text", "challenge")
+_REPLY_LINE: Final = re.compile(r"([0-9]{3})(?:[ -](.*))?")
 
 ACCEPT: Final = Accept()
 """The plain yes, shared: it costs nothing."""

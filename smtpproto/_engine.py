@@ -21,7 +21,7 @@ from smtpproto._core import Core, Signal
 from smtpproto._decisions import ACCEPT, Accept, Decision, Reject
 from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError
 from smtpproto._events import (
-    CommandReceived,
+    CommandRequested,
     ConnectRequested,
     DataAborted,
     DataFinished,
@@ -29,7 +29,7 @@ from smtpproto._events import (
     DataStarted,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
     NeedsStartTLS,
@@ -42,10 +42,12 @@ from smtpproto._events import (
 )
 from smtpproto._message import begin_message, finished, message_accepted
 from smtpproto._opening import begin, read_proxy, secured, spoke, turn_away
-from smtpproto._options import Options
+from smtpproto._options import ProtocolOptions
 from smtpproto._peers import canonical_address
-from smtpproto._session import Session, TlsDetails
+from smtpproto._session import Session
 from smtpproto._state import BEFORE_GREETING, COMMANDS, IN_HANDSHAKE, IN_TRANSACTION, State
+from smtpproto._tls import TlsDetails
+from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,7 +66,7 @@ NEED_DATA, PAUSED, SEND, CLOSED = Signal.NEED_DATA, Signal.PAUSED, Signal.SEND, 
 READY, IN_RCPT, IN_DATA, AT_END = State.READY, State.RCPT, State.DATA, State.CLOSED
 
 OPTIONAL_QUESTIONS: Final[frozenset[type[Event]]] = frozenset({
-    HelloReceived, DataRequested, VerifyRequested, ExpandRequested, HelpRequested, CommandReceived,
+    HelloRequested, DataRequested, VerifyRequested, ExpandRequested, HelpRequested, CommandRequested,
     TransactionReset, QuitReceived,
 })  # fmt: skip
 """The events that are made only if asked for."""
@@ -97,7 +99,8 @@ class Engine(Core):
     says what is awaited, send what `data_to_send` gives. Ready-made: `Connection`, which makes
     events of the questions.
 
-    `local` and `peer` are the socket's addresses as (address, port), ("", 0) for a unix socket.
+    `local` and `remote` are the socket's addresses as (address, port), ("", 0) for a unix socket,
+    `listener` the name of the place it came in by.
     `ask` names optional questions (`OPTIONAL_QUESTIONS`). `tls_available` says whether a handshake
     could be made. `entropy` (16 octets or more, secret and new for each connection) and `started`
     (seconds since the epoch) are what CRAM-MD5 challenges are made of.
@@ -112,11 +115,12 @@ class Engine(Core):
 
     def __init__(
         self,
-        options: Options | None = None,
+        options: ProtocolOptions | None = None,
         *,
         local: tuple[str, int] = ("", 0),
-        peer: tuple[str, int] = ("", 0),
-        session_id: str = "",
+        remote: tuple[str, int] = ("", 0),
+        id: str = "",  # noqa: A002 - the session's own name for it
+        listener: str = "",
         ask: Iterable[type[Event]] = (),
         tls_available: bool = False,
         entropy: bytes = b"",
@@ -128,15 +132,16 @@ class Engine(Core):
             _check_questions(asks)
         if "CRAM-MD5" in options.auth_methods and len(entropy) < MIN_ENTROPY:
             _check_entropy(options)
-        if not (tls_available or options.secured):
+        if not (tls_available or options.tls_upstream):
             _check_tls_not_needed(options)
         session = Session(
-            session_id,
+            id,
             local=(canonical_address(local[0]), local[1]),
-            remote=(canonical_address(peer[0]), peer[1]),
+            remote=(canonical_address(remote[0]), remote[1]),
             lmtp=options.lmtp,
+            listener=listener,
+            secure=options.tls_upstream,
         )
-        session.secure = options.secured
         absent, most = options.absent_commands, options.max_recipients
         super().__init__(
             options,
@@ -314,7 +319,7 @@ class Engine(Core):
         self.undisturbed = False
         if not isinstance(self.asked, ConnectRequested) or self.events:
             raise LocalProtocolError("set_client_hostname belongs before the decision on ConnectRequested")
-        self.session.client_hostname = name.lower()
+        write(self.session, "client_hostname", name.lower())
 
     def tls_established(self, details: TlsDetails | None = None) -> None:
         """The handshake that NeedsTLS or NeedsStartTLS asked for is done."""
@@ -403,8 +408,12 @@ def _read_lines(engine: Engine) -> Signal | None:  # noqa: C901, PLR0911, PLR091
             return read_command(engine)
         kind, state = match.lastindex, engine.state
         if kind == RCPT_LINE:
-            mailbox, recipients = match[RCPT_LINE], engine.session.envelope.rcpt_to
-            if state is READY or len(mailbox) > MAX_MAILBOX or len(recipients) >= engine.max_recipients:
+            mailbox = match[RCPT_LINE]
+            if (
+                state is READY
+                or len(mailbox) > MAX_MAILBOX
+                or len(engine.recipients) >= engine.max_recipients
+            ):
                 return read_command(engine)
             buffer.at, engine.flush = match.end(), False
             address = Address(mailbox.decode())
@@ -552,12 +561,12 @@ def _check_questions(asks: frozenset[type[Event]]) -> None:
         raise ValueError(f"not among the optional questions: {', '.join(_name(each) for each in surplus)}")
 
 
-def _check_entropy(options: Options) -> None:
+def _check_entropy(options: ProtocolOptions) -> None:
     if "CRAM-MD5" not in options.sasl_mechanisms:
         raise ConfigurationError(f"CRAM-MD5 needs entropy of {MIN_ENTROPY} octets or more")
 
 
-def _check_tls_not_needed(options: Options) -> None:
+def _check_tls_not_needed(options: ProtocolOptions) -> None:
     for name in ("secure", "needs_upgrade"):
         if getattr(options, name):
             raise ConfigurationError(f"{name}=True needs TLS, and tls_available is False")
@@ -567,4 +576,4 @@ def _name(kind: object) -> str:
     return getattr(kind, "__name__", repr(kind))
 
 
-_DEFAULT_OPTIONS: Final = Options()
+_DEFAULT_OPTIONS: Final = ProtocolOptions()

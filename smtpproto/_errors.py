@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigurationError", "DecisionError", "LocalProtocolError"]
+__all__ = ["ConfigurationError", "DecisionError", "LocalProtocolError", "SmtpProtoError"]
 
 
-class LocalProtocolError(Exception):
+class SmtpProtoError(Exception):
+    """The base of all errors of this library."""
+
+
+class LocalProtocolError(SmtpProtoError):
     """The application used the core in a way the protocol's present state does not allow."""
 
 
@@ -16,5 +20,5 @@ class DecisionError(LocalProtocolError):
     """A decision came for a question that is not open, or one that it cannot answer."""
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(SmtpProtoError, ValueError):
     """Two options, or an option and what this machine has, cannot be had together."""

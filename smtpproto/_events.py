@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from smtpproto._session import Session
 
 __all__ = [
-    "AuthRequested", "ClientConnected", "CommandReceived", "ConnectRequested", "ConnectionClosed",
+    "AuthRequested", "ClientConnected", "CommandRequested", "ConnectRequested", "ConnectionClosed",
     "DataAborted", "DataChunk", "DataFinished", "DataRequested", "DataStarted", "Event",
-    "ExpandRequested", "HelloReceived", "HelpRequested", "MailRequested", "NeedsStartTLS", "NeedsTLS",
+    "ExpandRequested", "HelloRequested", "HelpRequested", "MailRequested", "NeedsStartTLS", "NeedsTLS",
     "ProxyReceived", "QuitReceived", "RcptRequested", "SecureRequested", "TimerChanged", "TimerKind",
     "TransactionReset", "VerifyRequested",
 ]  # fmt: skip
@@ -47,14 +47,14 @@ class Event:
 # --- before the greeting ------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ProxyReceived(Event):
     """A PROXY header was read; the session's remote address is the header's from here on."""
 
     proxy: ProxyInfo
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class NeedsTLS(Event):
     """Implicit TLS: do the handshake now, then call `tls_established`. Nothing was sent yet."""
 
@@ -62,7 +62,7 @@ class NeedsTLS(Event):
     """Octets that came behind a PROXY header: they belong to the handshake."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ConnectRequested(Event):
     """A client is there; decide before it is greeted. Refusal: 554 in place of the greeting."""
 
@@ -70,7 +70,7 @@ class ConnectRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SecureRequested(Event):
     """TLS is up, from the start or after STARTTLS; decide whether to go on. Refusal: 554."""
 
@@ -78,7 +78,7 @@ class SecureRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ClientConnected(Event):
     """The client's address is final (with XCLIENT: as final as it gets). Once per connection."""
 
@@ -88,7 +88,7 @@ class ClientConnected(Event):
 # --- commands -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class AuthRequested(Event):
     """Credentials are complete (RFC 4954). Accept needs `user`; Challenge asks one thing more."""
 
@@ -98,7 +98,7 @@ class AuthRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class MailRequested(Event):
     """MAIL passed all checks; its parameters are already in `session.envelope`. Refusal: 550."""
 
@@ -108,7 +108,7 @@ class MailRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RcptRequested(Event):
     """RCPT passed all checks. Accept also takes the code 251. Refusal: 550."""
 
@@ -121,7 +121,7 @@ class RcptRequested(Event):
 # --- the message --------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DataStarted(Event):
     """The 354 is queued; `DataChunk`s follow until `DataFinished` or `DataAborted`."""
 
@@ -130,7 +130,7 @@ class DataStarted(Event):
     """How far it has come, live: octets, size, refusal."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DataChunk(Event):
     """A piece of the message."""
 
@@ -138,7 +138,7 @@ class DataChunk(Event):
     """Dot-unstuffed octets; where a chunk ends means nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DataFinished(Event):
     """The end of data was seen; decide what becomes of the message. Refusal: 450.
 
@@ -154,7 +154,7 @@ class DataFinished(Event):
     """What will be answered whatever you decide: 552 (size) or 550 (bare newline). Do not store."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DataAborted(Event):
     """No further octets of this message will come, and it must not be kept.
 
@@ -168,12 +168,12 @@ class DataAborted(Event):
 # --- what the adapter is to do ------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class NeedsStartTLS(Event):
     """Send `data_to_send()` (the 220), do the handshake, then call `tls_established`."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TimerChanged(Event):
     """A time limit starts, or ends (`seconds` None). Call `timeout(kind)` when it runs out.
 
@@ -199,7 +199,7 @@ class TimerChanged(Event):
     seconds: float | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ConnectionClosed(Event):
     """The end: send `data_to_send()`, then close. No event follows."""
 
@@ -210,8 +210,8 @@ class ConnectionClosed(Event):
 # --- optional questions: only if the core was made with them -------------------------------------
 
 
-@dataclass(slots=True)
-class HelloReceived(Event):
+@dataclass(frozen=True, slots=True)
+class HelloRequested(Event):
     """HELO, EHLO or LHLO with a valid argument. Refusal: 550."""
 
     takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
@@ -222,7 +222,7 @@ class HelloReceived(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DataRequested(Event):
     """DATA is allowed; decide before the 354. Refusal: 554."""
 
@@ -230,7 +230,7 @@ class DataRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class VerifyRequested(Event):
     """VRFY (RFC 5321 §4.1.1.6). Accept: 252, or 250 with the mailbox as text. Refusal: 550."""
 
@@ -239,7 +239,7 @@ class VerifyRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ExpandRequested(Event):
     """EXPN (RFC 5321 §4.1.1.7). Accept with the members as lines of text. Refusal: 550."""
 
@@ -248,7 +248,7 @@ class ExpandRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class HelpRequested(Event):
     """HELP (RFC 5321 §4.1.1.8). Accept with a text: 214. Refusal: 502."""
 
@@ -257,8 +257,8 @@ class HelpRequested(Event):
     session: Session
 
 
-@dataclass(slots=True)
-class CommandReceived(Event):
+@dataclass(frozen=True, slots=True)
+class CommandRequested(Event):
     """A verb the core does not know. Accept with any 2yz; refusal: 500; None: not yours, 500, counted."""
 
     takes: ClassVar[tuple[type[Decision] | None, ...]] = (Accept, Reject, None)
@@ -268,7 +268,7 @@ class CommandReceived(Event):
     session: Session
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TransactionReset(Event):
     """An open transaction was given up."""
 
@@ -276,6 +276,6 @@ class TransactionReset(Event):
     """The verb that ended it: RSET, HELO, EHLO, LHLO or STARTTLS."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class QuitReceived(Event):
     """The client said QUIT; the 221 is queued."""

@@ -13,6 +13,7 @@ from smtpproto._events import AuthRequested
 from smtpproto._reply import Reply
 from smtpproto._sasl import XClientCredentials
 from smtpproto._state import AFTER, OUT_OF_ORDER, Step
+from smtpproto._values import write
 from smtpproto._xclient import XCLIENT_ATTRIBUTES, XFORWARD_ATTRIBUTES, read_attributes
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def xforward(core: Core, argument: str) -> None:
     attributes = _attributes(core, argument, XFORWARD_ATTRIBUTES, entitled=core.may_xforward())
     if attributes is None:
         return
-    if not core.session.x_forward:
+    if not core.session.xforward:
         # The first one of a transaction makes all that it does not name unavailable.
-        core.session.x_forward = dict.fromkeys(XFORWARD_ATTRIBUTES)
-    core.session.x_forward.update(attributes)
+        write(core.session, "xforward", dict.fromkeys(XFORWARD_ATTRIBUTES))
+    write(core.session, "xforward", {**core.session.xforward, **attributes})
     core.say(say.OK)
 
 
@@ -93,23 +94,23 @@ def bracketed(address: str) -> str:
 
 def _apply(core: Core, attributes: dict[str, str | None]) -> None:
     session = core.session
-    kept = session.x_client
-    kept.setdefault("ADDR:DEFAULT", session.remote_address)
-    kept.setdefault("NAME:DEFAULT", session.client_hostname)
-    kept.setdefault("PORT:DEFAULT", str(session.remote_port))
-    session.x_client = {**kept, **attributes}
+    first = {
+        "ADDR:DEFAULT": session.remote_address,
+        "NAME:DEFAULT": session.client_hostname,
+        "PORT:DEFAULT": str(session.remote_port),
+    }
+    write(session, "xclient", {**first, **session.xclient, **attributes})
     address, name, port = attributes.get("ADDR"), attributes.get("NAME"), attributes.get("PORT")
     if address is not None:
-        session.remote_address = address
-        session.client_hostname = bracketed(address)
+        write(session, "remote_address", address)
+        write(session, "client_hostname", bracketed(address))
         core.xclient_done = True
     if "NAME" in attributes:
-        session.client_hostname = bracketed(session.remote_address) if name is None else name.lower()
+        host = bracketed(session.remote_address) if name is None else name.lower()
+        write(session, "client_hostname", host)
     if port is not None:
-        session.remote_port = int(port)
-    session.user = None
-    session.opening_command = ""
-    session.host_name_appears_as = ""
+        write(session, "remote_port", int(port))
+    core.forget_client()
     core.reset_transaction()
 
 

@@ -13,6 +13,7 @@ from smtpproto._decisions import ACCEPT, Accept, Reject, decided_reply
 from smtpproto._errors import DecisionError
 from smtpproto._events import DataFinished, DataRequested, DataStarted
 from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
+from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ def _end(core: Core) -> None:
     core.transfer = None
     core.flush = False  # its reply may go with those of the commands after it
     core.state = READY
-    core.session.transaction += 1
+    write(core.session, "transaction", core.session.transaction + 1)
     core.unknown = 0
     core.reset_transaction()
 
@@ -101,7 +102,7 @@ def _replies(
     core: Core, ended: DataFinished | IncomingMessage, decision: Accept | Reject | Sequence[Accept | Reject]
 ) -> Sequence[Reply]:
     lmtp = core.lmtp
-    recipients = len(core.session.envelope.rcpt_to) if lmtp else 1
+    recipients = len(core.recipients) if lmtp else 1
     if ended.refusal is not None:
         return [_reply(core, ended.refusal)] * recipients
     if isinstance(decision, Accept | Reject):

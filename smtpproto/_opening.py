@@ -14,10 +14,11 @@ from smtpproto._events import ConnectRequested, Event, NeedsTLS, ProxyReceived, 
 from smtpproto._identity import bracketed
 from smtpproto._proxy import ProxyFault, ProxyReader
 from smtpproto._state import BEGIN, State, Step
+from smtpproto._values import write
 
 if TYPE_CHECKING:
     from smtpproto._core import Core
-    from smtpproto._session import TlsDetails
+    from smtpproto._tls import TlsDetails
 
 __all__ = ["begin", "connect_decided", "read_proxy", "secure_decided", "secured", "spoke", "turn_away"]
 
@@ -53,11 +54,14 @@ def read_proxy(core: Core) -> Signal | None:
     rest = core.proxy.rest
     core.proxy = None
     core.stop_timer("proxy_timeout", core.options.proxy_timeout)
-    core.session.proxy = result
+    session = core.session
+    write(session, "proxy", result)
     if isinstance(result.source, tuple):
-        core.session.remote_address, core.session.remote_port = result.source
-        core.session.client_hostname = bracketed(result.source[0])
-        core.peer = result.source[0]
+        address, port = result.source
+        write(session, "remote_address", address)
+        write(session, "remote_port", port)
+        write(session, "client_hostname", bracketed(address))
+        core.peer = address
     core.tell(ProxyReceived(result))
     if core.implicit_tls:
         core.move(Step.HEADER_TLS)
@@ -105,19 +109,17 @@ def secured(core: Core, details: TlsDetails) -> None:
     session = core.session
     core.stop_timer("tls_handshake_timeout", core.options.tls_handshake_timeout)
     core.move(Step.HANDSHAKE)
-    session.secure = True
-    session.servername = details.servername
-    session.tls_options = details.options
-    session.peer_certificate = details.peer_certificate
+    write(session, "secure", True)  # noqa: FBT003 - a field's value
+    write(session, "servername", details.servername)
+    write(session, "tls_options", details.options)
+    write(session, "peer_certificate", details.peer_certificate)
     if core.state is State.ARRIVED:
         _arrived(core)
         return
     # RFC 3207 §4.2: nothing that was said in the clear is known any more.
-    session.opening_command = ""
-    session.host_name_appears_as = ""
-    session.user = None
-    session.x_client = {}
-    session.x_forward = {}
+    core.forget_client()
+    write(session, "xclient", {})
+    write(session, "xforward", {})
     core.ask(SecureRequested(session))
 
 

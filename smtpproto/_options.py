@@ -1,6 +1,6 @@
 # What the core can be told.
 #
-# An Options object that exists is valid: unknown names raise TypeError, wrong values ValueError
+# A ProtocolOptions object that exists is valid: unknown names raise TypeError, wrong values ValueError
 # naming the option, and values are kept in one form (tuples, upper case, one line). Adapters add
 # options of their own by subclassing, with the same checks.
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     PeerList = bool | Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network]
 
-__all__ = ["Check", "Options", "option"]
+__all__ = ["Check", "ProtocolOptions", "option"]
 
 MIN_LINE: Final = 512  # octets with CRLF, RFC 5321 §4.5.3.1.4
 MIN_AUTH_LINE: Final = 12288  # octets, RFC 4954 §4
@@ -147,7 +147,7 @@ class Check:
 
 
 def option(check: Callable[[Any], Any], default: Any, *, secret: bool = False) -> Any:
-    """A field of an Options class: its default, and what makes a value acceptable.
+    """A field of a ProtocolOptions class: its default, and what makes a value acceptable.
 
     Use `secret` for keys and passwords, and for objects of the application, whose repr may show some:
     the value is then in no repr and in no error.
@@ -160,13 +160,13 @@ _limit = Check.limit_in_seconds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Options:
+class ProtocolOptions:
     """The options the protocol core reads. Times are seconds; None switches a limit off."""
 
     # Connection
     secure: bool = option(Check.flag, default=False)
     """TLS from the first octet (RFC 8314 §3.3); STARTTLS is then neither offered nor possible."""
-    secured: bool = option(Check.flag, default=False)
+    tls_upstream: bool = option(Check.flag, default=False)
     """TLS is ended upstream: the session counts as secure from the start. Wins over `secure`."""
     needs_upgrade: bool = option(Check.flag, default=False)
     """AUTH and MAIL are refused with 530 until TLS is active (RFC 3207 §4)."""
@@ -279,7 +279,11 @@ class Options:
 
     def check_together(self) -> None:
         """Refuse options that cannot be had together; subclasses add theirs."""
-        if self.needs_upgrade and "STARTTLS" in self.disabled_commands and not (self.secure or self.secured):
+        if (
+            self.needs_upgrade
+            and "STARTTLS" in self.disabled_commands
+            and not (self.secure or self.tls_upstream)
+        ):
             raise ConfigurationError("needs_upgrade asks for STARTTLS, which disabled_commands takes away")
 
     # Not the one that dataclasses make: pytest explains that one with the values that differ.

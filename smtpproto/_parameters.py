@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 from smtpproto._address import RecipientDsn, read_mailbox
 from smtpproto._grammar import KEYWORD, VALUE, decode_xtext, has_forbidden
 from smtpproto._reply import Reply
+from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,7 +96,7 @@ def _apply(
     known = [keyword for keyword in table if keyword in args]
     if len(known) < len(args) and not rules.accept_unknown:
         return UNSUPPORTED
-    address.args = args
+    write(address, "args", args)
     for keyword in known:
         read, needs_tls = table[keyword]
         if needs_tls and not secure:
@@ -104,6 +105,11 @@ def _apply(
         if refusal is not None:
             return refusal
     return None
+
+
+def _note(address: Address, keyword: str, value: str) -> None:
+    """Keep a parameter as it was decoded."""
+    write(address, "args", {**address.args, keyword: value})
 
 
 def _read(text: str) -> dict[str, Value] | None:
@@ -155,7 +161,7 @@ def _size(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     # `isdigit` alone takes the digits of every script, and ² besides.
     if value is True or len(value) > MAX_SIZE_DIGITS or not (value.isascii() and value.isdigit()):
         return BAD_SIZE
-    envelope.declared_size = int(value)
+    write(envelope, "declared_size", int(value))
     return None
 
 
@@ -163,21 +169,21 @@ def _body(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     body_type = BODY_TYPES.get(_word(value))
     if body_type is None:
         return BAD_BODY
-    envelope.body_type = body_type
+    write(envelope, "body_type", body_type)
     return None
 
 
 def _smtputf8(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     if value is not True:
         return BAD_SMTPUTF8
-    envelope.smtp_utf8 = True
+    write(envelope, "smtp_utf8", True)  # noqa: FBT003 - likewise
     return None
 
 
 def _requiretls(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     if value is not True:
         return BAD_REQUIRETLS
-    envelope.require_tls = True
+    write(envelope, "require_tls", True)  # noqa: FBT003 - a field's value
     return None
 
 
@@ -185,7 +191,7 @@ def _ret(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     ret = RETURNS.get(_word(value))
     if ret is None:
         return BAD_RET
-    envelope.dsn = envelope.dsn._replace(ret=ret)
+    write(envelope, "dsn", envelope.dsn._replace(ret=ret))
     return None
 
 
@@ -194,8 +200,8 @@ def _envid(value: Value, address: Address, envelope: Envelope) -> Reply | None:
     envid = decode_xtext(value) if value is not True and len(value) <= MAX_ENVID else None
     if envid is None or not (envid.isascii() and envid.isprintable()):
         return BAD_ENVID
-    address.args["ENVID"] = envid
-    envelope.dsn = envelope.dsn._replace(envid=envid)
+    _note(address, "ENVID", envid)
+    write(envelope, "dsn", envelope.dsn._replace(envid=envid))
     return None
 
 
@@ -206,7 +212,7 @@ def _auth(value: Value, address: Address, envelope: Envelope) -> Reply | None:
         return BAD_AUTH
     if mailbox != "<>" and read_mailbox(mailbox) is None:
         return BAD_AUTH
-    address.args["AUTH"] = mailbox
+    _note(address, "AUTH", mailbox)
     return None
 
 
@@ -252,7 +258,7 @@ def _notify(value: Value, address: Address, _envelope: Envelope) -> Reply | None
         return NEVER_ALONE
     if len(set(words)) < len(words):
         return BAD_NOTIFY
-    address.dsn = RecipientDsn(words, address.dsn.orcpt)
+    write(address, "dsn", RecipientDsn(tuple(words), address.dsn.orcpt))
     return None
 
 
@@ -269,8 +275,9 @@ def _orcpt(value: Value, address: Address, envelope: Envelope) -> Reply | None:
             return BAD_ORCPT
     if not original or has_forbidden(original):
         return BAD_ORCPT
-    orcpt = address.args["ORCPT"] = f"{kind};{original}"
-    address.dsn = RecipientDsn(address.dsn.notify, orcpt)
+    orcpt = f"{kind};{original}"
+    _note(address, "ORCPT", orcpt)
+    write(address, "dsn", RecipientDsn(address.dsn.notify, orcpt))
     return None
 
 

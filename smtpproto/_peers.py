@@ -9,6 +9,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
+from smtpproto._values import Value
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,7 +32,7 @@ def canonical_address(text: str) -> str:
     return text if address is None else str(address)
 
 
-class Peers:
+class Peers(Value):
     """A set of peers: everyone, nobody, or addresses and networks. Made by `Peers.of`."""
 
     __slots__ = ("_networks", "_scoped", "everyone")

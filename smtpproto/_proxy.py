@@ -51,7 +51,7 @@ class ProxyFault(enum.Enum):
     CHECKSUM = "PROXY header with a wrong checksum"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ProxyInfo:
     """What a PROXY header said."""
 

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from smtpproto._decisions import Accept, Challenge, Reject
+from smtpproto._values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ MISSING_USERNAME: Final = Reject(501, "5.5.2", "Error: missing username")
 # --- what the application is given ------------------------------------------------------------------
 
 
-class Credentials:
+class Credentials(Value):
     """What a client claims. Secrets are not in the repr."""
 
     __slots__ = ("method", "response", "username")

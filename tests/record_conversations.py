@@ -92,7 +92,7 @@ def _conversation(
     **options: Any,
 ) -> Conversation:
     made_with = dict(made_with or {})
-    peer, ask = made_with.pop("peer", None), made_with.pop("ask", ())
+    peer, ask = made_with.pop("remote", None), made_with.pop("ask", ())
     tls_available = made_with.pop("tls_available", True)
     if made_with:
         raise CannotBeSaid(f"made with {', '.join(made_with)}")

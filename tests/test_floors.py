@@ -23,7 +23,8 @@ CORE_FILES: Final = sorted((ROOT / "smtpproto").glob("*.py"))
 ADAPTER_FILES: Final = sorted([*(ROOT / "adapters").rglob("*.py"), *(ROOT / "smtpproto").glob("*/*.py")])
 
 FLOORS: Final = (
-    ("_catalogue", "_errors", "_grammar", "_peers", "_reply"),  # values
+    ("_values",),
+    ("_catalogue", "_errors", "_grammar", "_peers", "_reply", "_tls"),  # values
     ("_address", "_decisions", "_events", "_parameters", "_session", "_xclient"),  # what is said
     ("_body", "_buffer", "_options", "_proxy", "_sasl", "_state"),  # small machines, each testable alone
     ("_core",),  # what one connection knows
@@ -31,14 +32,14 @@ FLOORS: Final = (
     ("_answers",),  # what decisions do
     ("_engine",),  # joins them: reads and asks
     ("_connection",),  # makes events of what is asked
-    ("__init__",),
+    ("__init__", "extending"),
 )
 FLOOR: Final = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 
 # All that the core may have from outside: no clock, no chance, no file, no socket, no thread, no log.
 CORE_MAY: Final = frozenset({
-    "__future__", "base64", "binascii", "collections.abc", "dataclasses", "enum", "functools", "hashlib",
-    "hmac", "ipaddress", "json", "re", "types", "typing", "unicodedata",
+    "__future__", "base64", "binascii", "collections.abc", "copy", "dataclasses", "enum", "functools",
+    "hashlib", "hmac", "inspect", "ipaddress", "json", "re", "types", "typing", "unicodedata",
 })  # fmt: skip
 CORE_MUST_NOT_CALL: Final = frozenset({"__import__", "input", "open", "print"})
 
@@ -109,6 +110,11 @@ def core_file(found: Import) -> str | None:
     return file or (found.name if found.name in FLOOR else "__init__")
 
 
+def _is_of_checkers(found: Import) -> bool:
+    """What every checker of types brings along."""
+    return found.for_types and found.module == "typing_extensions"
+
+
 def core_faults(file: str, source: str) -> Iterator[str]:
     """What a file of the core imports and must not."""
     if file not in FLOOR:
@@ -117,7 +123,7 @@ def core_faults(file: str, source: str) -> Iterator[str]:
     tree = ast.parse(source)
     for found in imports(tree):
         target = core_file(found)
-        if target is None and found.module not in CORE_MAY:
+        if target is None and found.module not in CORE_MAY and not _is_of_checkers(found):
             yield f"{found} is not for the core"
         if target and FLOOR.get(target, len(FLOORS)) > FLOOR[file] and not found.for_types:
             yield f"{found} is above {file}"
@@ -166,9 +172,9 @@ def lines_of(source: str) -> int:
     return len(source.splitlines())
 
 
-def public_names(package: Path) -> frozenset[str]:
-    """What a package says in `__all__`."""
-    for node in ast.parse((package / "__init__.py").read_text("utf-8")).body:
+def public_names(package: Path, file: str = "__init__") -> frozenset[str]:
+    """What a package, or a public file of it, says in `__all__`."""
+    for node in ast.parse((package / f"{file}.py").read_text("utf-8")).body:
         match node:
             case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
                 return frozenset(ast.literal_eval(value))
@@ -179,7 +185,10 @@ def public_names(package: Path) -> frozenset[str]:
 
 def adapter_faults(package: str, source: str) -> Iterator[str]:
     """What a file of an adapter, of the shared part or of the command imports and must not."""
-    public = {"smtpproto": public_names(ROOT / "smtpproto")}
+    public = {
+        "smtpproto": public_names(ROOT / "smtpproto"),
+        "smtpproto.extending": public_names(ROOT / "smtpproto", "extending"),
+    }
     if package != "smtpproto_server":
         public["smtpproto_server"] = public_names(ROOT / "adapters" / "smtpproto_server")
     libraries = STDLIB | LIBRARIES[package] | {package}
@@ -189,7 +198,7 @@ def adapter_faults(package: str, source: str) -> Iterator[str]:
         if found.module.startswith(f"smtpproto.{package}"):  # the kit's own files
             continue
         if top in public:
-            if found.module != top or (found.name and found.name not in public[top]):
+            if found.module not in public or (found.name and found.name not in public[found.module]):
                 yield f"{found} is not a public name"
         elif top not in libraries and not (
             top in LAZILY.get(package, ()) and (found.lazy or found.for_types)

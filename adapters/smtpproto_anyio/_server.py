@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
     from anyio.lowlevel import EventLoopToken
 
-    from smtpproto import Accept, Pending
+    from smtpproto import Accept
+    from smtpproto.extending import Pending
     from smtpproto_server import Driver, Identity, Listener, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]

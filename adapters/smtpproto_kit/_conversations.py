@@ -18,7 +18,7 @@ from smtpproto import (
     Accept,
     AuthRequested,
     Challenge,
-    CommandReceived,
+    CommandRequested,
     Connection,
     ConnectRequested,
     DataChunk,
@@ -26,12 +26,12 @@ from smtpproto import (
     DataRequested,
     DataStarted,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     SecureRequested,
@@ -55,7 +55,7 @@ COMMON: Final[Mapping[str, Any]] = {
     "auth_optional": True,
     "hide_enhancedstatuscodes": False,
 }
-"""Options of every conversation that names others; also what `running` takes."""
+"""ProtocolOptions of every conversation that names others; also what `running` takes."""
 LOCAL: Final = ("192.0.2.25", 25)
 """The server's own address, in a conversation that names its client's."""
 HANDSHAKE: Final = None
@@ -69,12 +69,12 @@ HOOK_OF: Final[Mapping[type[Event], str]] = {
     MailRequested: "on_mail_from",
     RcptRequested: "on_rcpt_to",
     DataFinished: "on_data",
-    HelloReceived: "on_helo",
+    HelloRequested: "on_helo",
     DataRequested: "on_data_start",
     VerifyRequested: "on_vrfy",
     ExpandRequested: "on_expn",
     HelpRequested: "on_help",
-    CommandReceived: "on_command",
+    CommandRequested: "on_command",
 }
 INFORMED: Final = ("on_connect", "on_secure", "on_auth", "on_mail_from", "on_rcpt_to", "on_data")
 """Hooks that a server always has; the others are there if a conversation asks for them."""
@@ -156,8 +156,8 @@ def replies_of_core(
 ) -> tuple[list[Exchange], list[bytes]]:
     """What comes back when the client says all this and then no more, and the messages that arrived."""
     core = Connection(
-        Options(**options),
-        peer=peer,
+        ProtocolOptions(**options),
+        remote=peer,
         local=local,
         ask=[kind for kind, hook in HOOK_OF.items() if hook in conversation.asks],
         tls_available=conversation.tls_available,

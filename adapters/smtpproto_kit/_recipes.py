@@ -8,7 +8,8 @@ from base64 import b64encode
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto import CramMd5, Mechanism, Reject
+from smtpproto import Reject
+from smtpproto.extending import CramMd5, Mechanism
 from smtpproto_kit._scenarios import (
     DATA,
     EHLO,
@@ -34,7 +35,8 @@ from smtpproto_kit._scenarios import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from smtpproto import AuthRequest, Challenge, Session
+    from smtpproto import Challenge, Session
+    from smtpproto.extending import AuthRequest
 
 __all__ = ["LITERAL", "RECIPES"]
 
@@ -246,7 +248,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         messages=(Message("Subject: Grüße\r\n\r\nö\r\n".encode()),),
     ),
     "P022": mail_of("é@x.test"),
-    "C286": Recipe(facts={"envelope.rcpt_to.0.dsn.notify": ["SUCCESS", "FAILURE", "DELAY"]}),
+    "C286": Recipe(facts={"envelope.rcpt_to.0.dsn.notify": ("SUCCESS", "FAILURE", "DELAY")}),
     "C290": Recipe(facts={"envelope.rcpt_to.0.dsn.orcpt": "rfc822;b+c@y.test"}),
     "C293": Recipe(
         say=(b"RCPT TO:<b@y.test> ORCPT=utf-8;\\x{E9}@y.test\r\n",),
@@ -255,7 +257,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "C296": about(envelope__dsn__envid="QQ314159"),
     "C298": Recipe(enhanced="2.1.0", facts={"envelope.dsn.envid": "a+c"}),
     "P024": about(envelope__dsn__ret="HDRS"),
-    "P025": Recipe(facts={"envelope.rcpt_to.0.dsn.notify": ["NEVER"]}),
+    "P025": Recipe(facts={"envelope.rcpt_to.0.dsn.notify": ("NEVER",)}),
     "C304": Recipe(say=(EHLO,), options={"hide_requiretls": False}, keywords=(*OFFERED, "STARTTLS")),
     "C305": about(envelope__require_tls=True),
     "C308": Recipe(
@@ -376,7 +378,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         keywords=(*OFFERED, "STARTTLS", "XCLIENT NAME ADDR PORT PROTO HELO LOGIN"),
     ),
     "C329": about(remote_address="PEER"),
-    "C334": Recipe(facts={"x_client.NAME": None}),
+    "C334": Recipe(facts={"xclient.NAME": None}),
     "C337": Recipe(say=(b"XCLIENT NAME=%s\r\n" % (b"a" * 256),)),
     "C338": Recipe(
         given=(turn(b"XCLIENT ADDR=198.51.100.7\r\n", "220", "n"), turn(EHLO, "250", "n")),
@@ -390,11 +392,11 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         codes="250",
         options={"use_xforward": True},
         messages=(Message(b"x\r\n"),),
-        facts={"x_forward": {}},
+        facts={"xforward": {}},
     ),
     "P033": Recipe(
         facts={
-            "x_forward": {
+            "xforward": {
                 **dict.fromkeys(("ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")),
                 "NAME": "s.test",
             }
@@ -406,7 +408,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
             "remote_address": "2001:db8::1",
             "remote_port": 99,
             "client_hostname": "c.test",
-            "x_client.ADDR:DEFAULT": "PEER",
+            "xclient.ADDR:DEFAULT": "PEER",
         },
     ),
     "P035": about(user="u"),

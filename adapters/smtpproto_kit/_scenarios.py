@@ -293,7 +293,7 @@ CONFIGURATION: Final[Mapping[str, Mapping[str, Any]]] = {
     "trusted": {"use_xclient": True, "use_xforward": True},
     "untrusted": {"use_xclient": ("203.0.113.1",), "use_xforward": ("203.0.113.1",)},
     "proxy": {"use_proxy": True},
-    "secured": {"secured": True},
+    "tls_upstream": {"tls_upstream": True},
 }
 
 COMMON: Final[Mapping[str, Any]] = {

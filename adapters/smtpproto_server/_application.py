@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import logging
@@ -13,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from smtpproto import ConfigurationError
+from smtpproto.extending import successor
 from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
 
@@ -167,10 +167,7 @@ class Application:
 
     def exchange(self, session: Session) -> Session:
         """A session to go on with, where a thread that cannot be ended keeps this one as it is now."""
-        new = copy.copy(session)
-        new.envelope = copy.copy(session.envelope)
-        new.envelope.rcpt_to = [*session.envelope.rcpt_to]
-        new.x_client, new.x_forward = {**session.x_client}, {**session.x_forward}
+        new = successor(session)
         with self.counting:
             if session in self.connections:
                 self.connections.remove(session)
@@ -227,9 +224,9 @@ class Application:
         options = self.options
         given = {name: getattr(options, name) for name in TLS_OPTION_NAMES}
         contexts = TlsContexts(given, name=options.name)
-        if contexts.warning and not options.secured:
+        if contexts.warning and not options.tls_upstream:
             self.log.warning("%s", contexts.warning)
-        if not contexts.available and not options.secured:
+        if not contexts.available and not options.tls_upstream:
             for name in ("secure", "needs_upgrade"):
                 if getattr(options, name):
                     raise ConfigurationError(f"{name}=True needs TLS: {contexts.warning}")

@@ -11,7 +11,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from smtpproto import ACCEPT, PENDING, DataFinished, Reject, State
+from smtpproto import ACCEPT, DataFinished, Reject, State
+from smtpproto.extending import PENDING
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._hooks import failure, reject_within
 from smtpproto_server._octets import Octets
@@ -20,7 +21,8 @@ from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from smtpproto import Accept, Address, IncomingMessage, Pending, Session
+    from smtpproto import Accept, Address, IncomingMessage, Session
+    from smtpproto.extending import Pending
     from smtpproto_server._application import Application
 
 __all__ = ["NO_ANSWER", "Calls"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from smtpproto import State
 
 if TYPE_CHECKING:
-    from smtpproto import Engine, TimerKind
+    from smtpproto import TimerKind
+    from smtpproto.extending import Engine
     from smtpproto_server._options import Options
 
 __all__ = ["DEFAULT_WINDOW", "KEPT", "NEVER", "Clocks"]

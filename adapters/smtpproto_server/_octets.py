@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto import Engine, NeedsStartTLS, NeedsTLS, State
+from smtpproto import NeedsStartTLS, NeedsTLS, State
+from smtpproto.extending import Engine
 from smtpproto_server._clocks import KEPT, NEVER, Clocks
 
 if TYPE_CHECKING:

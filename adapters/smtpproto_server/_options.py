@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import smtpproto
-from smtpproto import Check, option, single_line
+from smtpproto.extending import Check, option, single_line
 
 if TYPE_CHECKING:
     import os
@@ -50,7 +50,7 @@ _limit: Final = Check.limit_in_seconds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Options(smtpproto.Options):
+class Options(smtpproto.ProtocolOptions):
     """What a server can be told. Times are seconds; None switches a limit off.
 
     Raises TypeError for a name that is no option, ValueError for a wrong value.

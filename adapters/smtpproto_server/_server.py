@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from smtpproto import (
-    CommandReceived,
+    CommandRequested,
     DataRequested,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     VerifyRequested,
 )
@@ -33,12 +33,12 @@ GRACE: Final = 5.5  # seconds from the end of close_timeout until connections ar
 LAST_GRACE: Final = 0.4  # seconds until those that still run are left to themselves
 
 _QUESTION_OF: Final[Mapping[str, type[Event]]] = {
-    "on_helo": HelloReceived,
+    "on_helo": HelloRequested,
     "on_data_start": DataRequested,
     "on_vrfy": VerifyRequested,
     "on_expn": ExpandRequested,
     "on_help": HelpRequested,
-    "on_command": CommandReceived,
+    "on_command": CommandRequested,
 }
 
 
@@ -164,8 +164,8 @@ class ServerCore(Application):
         options, limit = self.options, self.options.max_clients
         facts = {
             "local": local,
-            "peer": remote,
-            "session_id": session_id or new_id(),
+            "remote": remote,
+            "id": session_id or new_id(),
             "ask": self._questions(),
             "tls_available": self.contexts.available,
             "entropy": os.urandom(16) if "CRAM-MD5" in options.auth_methods else b"",
@@ -173,7 +173,7 @@ class ServerCore(Application):
         }
         with self.counting:
             refused = limit is not None and self.counts[False] >= limit
-            if refused and options.secure and not options.secured and self.counts[True] >= (limit or 0):
+            if refused and options.secure and not options.tls_upstream and self.counts[True] >= (limit or 0):
                 return None
             self.counts[refused] += 1
         kind: Any = self.driver

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from smtpproto import canonical_address
+from smtpproto.extending import canonical_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import ssl
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from smtpproto import TlsDetails, TlsOptions
+from smtpproto import TlsDetails
 from smtpproto_server._tls_names import ClientHello
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CHUNK", "NO_NAMES", "RECORD", "TlsChannel", "standard_name"]
+__all__ = ["CHUNK", "NO_NAMES", "RECORD", "TlsChannel"]
 
 RECORD: Final = 16_384  # octets of plaintext in one record at most, RFC 8446 §5.1
 CHUNK: Final = 4 * RECORD  # octets `read` hands out at once at most
@@ -148,13 +147,7 @@ class TlsChannel:
 
     def details(self) -> TlsDetails:
         """What the core wants to know of a finished handshake."""
-        cipher = self.ssl_object.cipher()
-        name = cipher[0] if cipher else ""
-        return TlsDetails(
-            TlsOptions(name=name, standard_name=standard_name(name), version=self.ssl_object.version() or ""),
-            servername=self.servername,
-            peer_certificate=self.ssl_object.getpeercert() or None,
-        )
+        return TlsDetails.from_ssl(self.ssl_object, servername=self.servername)
 
     def _wrapped(self, context: ssl.SSLContext) -> ssl.SSLObject:
         return context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -187,27 +180,3 @@ class TlsChannel:
         # RFC 8446 §6.1: data behind a close_notify must be ignored.
         self.closed = True
         self._held, self._at = b"", 0
-
-
-# OpenSSL                       IANA
-# ECDHE-RSA-AES256-GCM-SHA384   TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-# AES128-SHA                    TLS_RSA_WITH_AES_128_CBC_SHA
-_CIPHER: Final = re.compile(
-    r"(?:(?P<exchange>(?:EC)?DHE)-)?(?:(?P<signature>RSA|ECDSA|DSS)-)?"
-    r"(?:(?P<cipher>AES|ARIA|CAMELLIA)(?P<bits>128|256)-(?:(?P<aead>GCM-SHA\d+|CCM)(?P<tag>8?)|(?P<mac>SHA\d*))"
-    r"|(?P<chacha>CHACHA20-POLY1305))"
-)
-
-
-def standard_name(name: str) -> str:
-    """The IANA name of an OpenSSL cipher name; those of TLS 1.3 are the same in both."""
-    match = _CIPHER.fullmatch(name)
-    if match is None:
-        return name
-    exchange = f"{match['exchange']}_" if match["exchange"] else ""
-    signature = match["signature"] or "RSA"
-    if match["chacha"]:
-        return f"TLS_{exchange}{signature}_WITH_CHACHA20_POLY1305_SHA256"
-    mode = match["aead"].replace("-", "_") if match["aead"] else f"CBC_{match['mac']}"
-    tag = f"_{match['tag']}" if match["tag"] else ""
-    return f"TLS_{exchange}{signature}_WITH_{match['cipher']}_{match['bits']}_{mode}{tag}"

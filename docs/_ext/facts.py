@@ -43,8 +43,8 @@ class OptionRow(NamedTuple):
 
 def option_rows() -> list[OptionRow]:
     """Every option of `smtpproto_server.Options`, those of the core first."""
-    core = {field.name for field in dataclasses.fields(smtpproto.Options)}
-    said = {**_source_facts(smtpproto.Options), **_source_facts(smtpproto_server.Options)}
+    core = {field.name for field in dataclasses.fields(smtpproto.ProtocolOptions)}
+    said = {**_source_facts(smtpproto.ProtocolOptions), **_source_facts(smtpproto_server.Options)}
     rows: list[OptionRow] = []
     for field in dataclasses.fields(smtpproto_server.Options):
         text, group = said[field.name]

@@ -4,13 +4,13 @@ import threading
 
 import smtpproto as smtp
 
-OPTIONS = smtp.Options(name="mx.example.com", auth_methods=(), size=10_000_000, socket_timeout=60)
+OPTIONS = smtp.ProtocolOptions(name="mx.example.com", auth_methods=(), size=10_000_000, socket_timeout=60)
 
 
 def serve(client: socket.socket, address: tuple[str, int]) -> None:
     """Serve one client, from the greeting to the end."""
     client.settimeout(OPTIONS.socket_timeout)
-    core, message = smtp.Connection(OPTIONS, peer=address), bytearray()
+    core, message = smtp.Connection(OPTIONS, remote=address), bytearray()
     while (event := core.next_event()) is not smtp.CLOSED:
         try:
             if event is smtp.NEED_DATA:

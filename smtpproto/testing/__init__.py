@@ -26,6 +26,7 @@ from smtpproto.testing._conversation import (
     split_replies,
 )
 from smtpproto.testing._endpoint import Client, ConnectionEndpoint, Endpoint
+from smtpproto.testing._made import make_session
 
 if TYPE_CHECKING:
     from smtpproto.testing._handler import HandlerFault, check_handler, fuzz_handler
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTROPY", "FAULTS", "INVARIANTS", "TLS", "CheckedConnection", "Client", "ConnectionEndpoint", "Endpoint",
     "HandlerFault", "InvariantBroken", "Mail", "MemoryConnection", "MemoryServer", "Outcome", "Visit",
-    "check_handler", "check_server", "converse", "cuts", "drive", "final_state", "fuzz_handler", "message",
-    "octets", "play", "settle", "split_replies",
+    "check_handler", "check_server", "converse", "cuts", "drive", "final_state", "fuzz_handler",
+    "make_session", "message", "octets", "play", "settle", "split_replies",
 ]  # fmt: skip
 
 # Hooks need the server loop, asyncio and Hypothesis. Who only plays conversations does not wait for

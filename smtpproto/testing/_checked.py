@@ -299,16 +299,13 @@ class CheckedConnection(Connection):
     def _look_at_handshake(self) -> None:
         """RFC 3207 §4.2: as after the greeting, who the peer is and what it has done apart."""
         session = self.session
-        left = {
-            name: value
-            for name, value in {
-                "HELO": session.opening_command, "its argument": session.host_name_appears_as,
-                "a login": session.user, "XCLIENT": session.x_client, "XFORWARD": session.x_forward,
-                "an exchange": self.exchange, "a message": self.transfer, "octets": len(self.buffer),
-                "an envelope": {} if facts_of(session.envelope) == FRESH else session.envelope,
-            }.items()
-            if value
+        known: dict[str, object] = {
+            "HELO": session.opening_command, "its argument": session.host_name_appears_as,
+            "a login": session.user, "XCLIENT": session.xclient, "XFORWARD": session.xforward,
+            "an exchange": self.exchange, "a message": self.transfer, "octets": len(self.buffer),
+            "an envelope": None if facts_of(session.envelope) == FRESH else session.envelope,
         }  # fmt: skip
+        left = {name: value for name, value in known.items() if value}
         if left:
             self._break("I7", f"what was said in the clear is still known: {left!r}")
         if not session.secure:
@@ -431,7 +428,7 @@ def texts_of(address: Address) -> Iterator[str]:
 
 def facts_of(envelope: Envelope) -> dict[str, str]:
     """What has been said of a transaction."""
-    return {name: repr(getattr(envelope, name)) for name in Envelope.__slots__}
+    return {name: repr(value) for name, value in envelope.facts().items()}
 
 
 FRESH: Final = facts_of(Envelope())

@@ -14,14 +14,14 @@ from smtpproto import (
     Accept,
     AuthRequested,
     Challenge,
-    CommandReceived,
+    CommandRequested,
     Connection,
     ConnectionClosed,
     DataChunk,
     Event,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
+    ProtocolOptions,
     Session,
     Signal,
     TlsDetails,
@@ -71,14 +71,14 @@ def converse(
     `said` are command lines (str, without CRLF) or octets (bytes); None waits for all replies
     before going on. `answers` says by kind of event what the application decides; by default no
     login is needed and everything is accepted. With `eof` the client ends its side afterwards.
-    `made_with` is for `Connection`, `options` are for `Options`.
+    `made_with` is for `Connection`, `options` are for `ProtocolOptions`.
 
     Raises AssertionError if two cuts come to different outcomes.
     """
     options.setdefault("name", "mx.test")
     options.setdefault("auth_optional", True)
     options.setdefault("hide_enhancedstatuscodes", False)
-    made = Options(**options)
+    made = ProtocolOptions(**options)
     segments: list[bytes] = [b""]
     for each in said:
         if each is None:
@@ -173,11 +173,8 @@ def joined(events: Iterable[Event]) -> list[object]:
 
 def final_state(connection: Connection) -> dict[str, str]:
     """Every fact of the session and of the core that a later command could notice."""
-    session, envelope = connection.session, connection.session.envelope
-    facts: dict[str, object] = {
-        name: getattr(session, name) for name in type(session).__slots__ if name != "__dict__"
-    }
-    facts["envelope"] = {name: repr(getattr(envelope, name)) for name in type(envelope).__slots__}
+    facts = connection.session.facts()
+    facts["envelope"] = connection.session.envelope.facts()
     counters = ("unknown", "unauthenticated", "failed_logins", "xclient_done", "connect_due")
     facts.update({name: getattr(connection, name) for name in counters})
     facts["state"] = connection.state
@@ -186,7 +183,7 @@ def final_state(connection: Connection) -> dict[str, str]:
 
 def drive(
     segments: Iterable[Iterable[bytes]],
-    options: Options,
+    options: ProtocolOptions,
     answers: Mapping[type[Event], Answer],
     *,
     eof: bool = False,
@@ -197,7 +194,7 @@ def drive(
     A segment begins only when everything before it has been answered.
     """
     made_with.setdefault("entropy", ENTROPY)
-    made_with.setdefault("peer", ("192.0.2.1", 4321))
+    made_with.setdefault("remote", ("192.0.2.1", 4321))
     made_with.setdefault("local", ("192.0.2.25", 25))
     made_with.setdefault("tls_available", True)
     connection = Connection(options, **made_with)
@@ -247,7 +244,7 @@ def answer(connection: Connection, event: Event, answers: Mapping[type[Event], A
         given = ACCEPT
     if given is ACCEPT and isinstance(event, AuthRequested):
         given = Accept(user=event.auth.username)
-    if given is ACCEPT and isinstance(event, CommandReceived):
+    if given is ACCEPT and isinstance(event, CommandRequested):
         given = None
     connection.decide(given)
 

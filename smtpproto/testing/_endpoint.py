@@ -9,7 +9,7 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from smtpproto import Connection, Event, Options, State
+from smtpproto import Connection, Event, ProtocolOptions, State
 from smtpproto.testing._conversation import ENTROPY, Outcome, octets, settle, split_replies, stuffed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ConnectionEndpoint:
     ) -> None:
         if connection is None:
             connection = Connection(
-                Options(name="mx.test", auth_optional=True), tls_available=True, entropy=ENTROPY
+                ProtocolOptions(name="mx.test", auth_optional=True), tls_available=True, entropy=ENTROPY
             )
         self.outcome: Outcome = Outcome(connection)
         """Events and octets so far."""

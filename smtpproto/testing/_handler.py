@@ -219,7 +219,7 @@ def handler_sessions(
     name, password = login or _NOBODY
     logins = _logins(name, password)
     start: tuple[str, ...] = (hello,)
-    if options.needs_upgrade or (login and not (options.secured or options.allow_insecure_auth)):
+    if options.needs_upgrade or (login and not (options.tls_upstream or options.allow_insecure_auth)):
         start += ("STARTTLS", hello)
     if login:
         start += logins[0]

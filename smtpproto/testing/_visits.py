@@ -22,7 +22,8 @@ from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Driver, Options, StreamAbort
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
-    from smtpproto import Accept, IncomingMessage, Pending, Session
+    from smtpproto import Accept, IncomingMessage, Session
+    from smtpproto.extending import Pending
     from smtpproto_server import MessageStream
 
     Check = Callable[["Visit"], Any]

@@ -20,16 +20,16 @@ from smtpproto import (
     Accept,
     AuthRequested,
     Challenge,
-    CommandReceived,
+    CommandRequested,
     ConnectRequested,
     DataFinished,
     DataRequested,
     Event,
     ExpandRequested,
-    HelloReceived,
+    HelloRequested,
     HelpRequested,
     MailRequested,
-    Options,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     SecureRequested,
@@ -54,7 +54,7 @@ Lines = list[bytes]
 Said = list[Lines]
 """A session: its segments."""
 Fields = dict[str, Any]
-"""Fields of `Options`, as keyword arguments."""
+"""Fields of `ProtocolOptions`, as keyword arguments."""
 Given = dict[type[Event], list[Any]]
 """Decisions by kind of question, used up in turn; `play` and `converse` take them as `answers`."""
 
@@ -78,13 +78,13 @@ def cut(octets: bytes, places: Iterable[int]) -> list[bytes]:
     return [octets[a:b] for a, b in pairwise(edges)]
 
 
-def make_options(fields: Mapping[str, Any]) -> Options:
-    """Options with the given fields; what is not given is set so that much can be said.
+def make_options(fields: Mapping[str, Any]) -> ProtocolOptions:
+    """ProtocolOptions with the given fields; what is not given is set so that much can be said.
 
     The server is mx.test, knows all mechanisms, needs no login, takes one in the clear, shows its
     enhanced status codes, and takes lines of 512 octets.
     """
-    return Options(**{**_TALKATIVE, **fields})
+    return ProtocolOptions(**{**_TALKATIVE, **fields})
 
 
 _TALKATIVE: Final[Fields] = {
@@ -469,7 +469,7 @@ options: st.SearchStrategy[Fields] = st.fixed_dictionaries(
         "disabled_commands": st.lists(st.sampled_from(["HELP", "STARTTLS", "RSET", "AUTH"])),
     },
 ).filter(_can_be_had)
-"""Fields of `Options` that a conversation can tell, small limits among them; for `make_options`."""
+"""Fields of `ProtocolOptions` that a conversation can tell, small limits among them; for `make_options`."""
 
 reply_texts: st.SearchStrategy[str] = st.one_of(
     st.sampled_from([
@@ -485,7 +485,7 @@ _NO: Final = [Reject(), Reject(451), Reject(text="é\r\n5.7.1 x"), Reject(421)]
 _CHOICES: Final[Mapping[type[Event], list[Any]]] = {
     ConnectRequested: [*[ACCEPT] * 20, *_NO],
     SecureRequested: [*[ACCEPT] * 20, *_NO],
-    HelloReceived: [*[ACCEPT] * 9, Accept(text="a\r\nb"), *_NO],
+    HelloRequested: [*[ACCEPT] * 9, Accept(text="a\r\nb"), *_NO],
     AuthRequested: [*[ACCEPT] * 4, Accept(), Challenge(b"more"), Reject(challenge={"a": 1}), *_NO],
     MailRequested: [*[ACCEPT] * 9, *_NO],
     RcptRequested: [*[ACCEPT] * 9, Accept(251), *_NO],
@@ -494,7 +494,7 @@ _CHOICES: Final[Mapping[type[Event], list[Any]]] = {
     VerifyRequested: [ACCEPT, Accept(250, text=["b", "c"]), *_NO],
     ExpandRequested: [ACCEPT, *_NO],
     HelpRequested: [ACCEPT, *_NO],
-    CommandReceived: [None, Accept(299), *_NO],
+    CommandRequested: [None, Accept(299), *_NO],
 }
 
 single_decisions: st.SearchStrategy[tuple[type[Event], Any]] = st.sampled_from(

@@ -10,7 +10,7 @@ from base64 import b64encode
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from smtpproto import ACCEPT, Accept, Connection, Options, Signal
+from smtpproto import ACCEPT, Accept, Connection, ProtocolOptions, Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ MIB: Final = 1024 * KIB
 BareNewlines: TypeAlias = Literal["reject", "accept"]
 PIECE: Final = 64 * KIB  # octets, what a server reads at once
 
-OPTIONS: Final = Options(name="mx.example.com", auth_optional=True)
+OPTIONS: Final = ProtocolOptions(name="mx.example.com", auth_optional=True)
 
 
 class Conversation(NamedTuple):
@@ -31,7 +31,7 @@ class Conversation(NamedTuple):
     """As it is cut: behind each piece the core is asked until it wants more."""
     codes: str
     """Those of all replies, with a blank between two."""
-    options: Options = OPTIONS
+    options: ProtocolOptions = OPTIONS
     session: bool = False
     """Each time a session of its own, with its greeting; else again and again in one, behind EHLO."""
     decision: Accept = ACCEPT
@@ -62,8 +62,8 @@ def codes(replies: bytes) -> str:
     return " ".join(line[:3] for line in replies.decode().splitlines() if line[3] == " ")
 
 
-def _greeted(options: Options, replies: list[bytes]) -> Connection:
-    connection = Connection(options, local=("192.0.2.1", 25), peer=("192.0.2.2", 40001))
+def _greeted(options: ProtocolOptions, replies: list[bytes]) -> Connection:
+    connection = Connection(options, local=("192.0.2.1", 25), remote=("192.0.2.2", 40001))
     _settle(connection, ACCEPT, replies)
     return connection
 
@@ -122,14 +122,14 @@ PROXY_V1: Final = b"PROXY TCP4 192.0.2.9 192.0.2.1 40001 25\r\n"
 PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(
     [192, 0, 2, 9, 192, 0, 2, 1, 0x9C, 0x41, 0, 25]
 )
-PROXIED: Final = Options(name="mx.example.com", auth_optional=True, use_proxy=True)
+PROXIED: Final = ProtocolOptions(name="mx.example.com", auth_optional=True, use_proxy=True)
 
 HELLO_SESSION: Final = Conversation("session: EHLO", HELLO, "220 250", session=True)
 LOGIN_SESSION: Final = Conversation(
     "session: EHLO, AUTH PLAIN",
     (*HELLO, LOGIN),
     "220 250 235",
-    options=Options(name="mx.example.com", allow_insecure_auth=True),
+    options=ProtocolOptions(name="mx.example.com", allow_insecure_auth=True),
     session=True,
     decision=Accept(user="user"),
 )
@@ -165,7 +165,7 @@ def body(kind: str, size: int, piece: int, bare_newlines: BareNewlines = "reject
         f"body: {kind}, pieces of {_octets(piece)}, bare newlines {bare_newlines}ed",
         (MAIL + RCPT + DATA, *islice(pieces, size // piece), rest + END),
         MESSAGE.codes,
-        options=Options(name="mx.example.com", auth_optional=True, bare_newlines=bare_newlines),
+        options=ProtocolOptions(name="mx.example.com", auth_optional=True, bare_newlines=bare_newlines),
         octets=size,
     )
 

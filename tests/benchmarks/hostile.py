@@ -22,7 +22,7 @@ from benchmarks.conversations import (
     RSET,
     Conversation,
 )
-from smtpproto import Options
+from smtpproto import ProtocolOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ class Growing(NamedTuple):
 
 
 def _behind_ehlo(says: Sequence[bytes], codes: Sequence[str], **options: Any) -> Conversation:
-    return Conversation("", says, " ".join(codes), options=Options(**{**RAISED, **options}))
+    return Conversation("", says, " ".join(codes), options=ProtocolOptions(**{**RAISED, **options}))
 
 
 def _session(says: Sequence[bytes], codes: Sequence[str], **options: Any) -> Conversation:

@@ -144,5 +144,5 @@ def test_the_service_manager_is_told_once_when_it_is_ready_and_once_when_it_ends
 
 @pytest.mark.parametrize("name", ["", "nothing", "/nothing/there"])
 def test_a_service_manager_that_cannot_be_told_is_no_fault(serve: Serve, name: str) -> None:
-    server: Running = serve("--discard", "--set", "secured=true", environment={"NOTIFY_SOCKET": name})
+    server: Running = serve("--discard", "--set", "tls_upstream=true", environment={"NOTIFY_SOCKET": name})
     assert server.stop() == []

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final, TextIO
 import pytest
 
 import smtpproto_cli._journal
-from smtpproto import Address, Envelope, Session
+from smtpproto.testing import make_session
 from smtpproto_cli._journal import MAX_WAITING, Journal
 from smtpproto_kit import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from smtpproto import Session
 
 PATIENCE: Final = 60.0  # seconds
 TOO_MANY: Final = 3 * MAX_WAITING
@@ -71,11 +73,8 @@ def wanted() -> bool:
 
 
 def session(*recipients: str) -> Session:
-    made = Session("0123456789abcdef", remote=("192.0.2.1", 4711))
-    made.envelope = Envelope()
-    made.envelope.mail_from = Address("a@example.com")
-    made.envelope.rcpt_to = [Address(each) for each in recipients or ("b@example.org",)]
-    return made
+    to = recipients or ("b@example.org",)
+    return make_session("a@example.com", to, remote_address="192.0.2.1", remote_port=4711)
 
 
 def test_a_line_tells_the_facts(journal: Journal, pipe: Pipe) -> None:

@@ -182,7 +182,7 @@ def test_implicit_tls_works_with_a_certificate_made_for_the_occasion(serve: Serv
 
 
 def test_tls_that_ends_upstream_is_shown_as_such(serve: Serve) -> None:
-    server = serve("--discard", "--set", "secured=true")
+    server = serve("--discard", "--set", "tls_upstream=true")
     with client(server) as smtp:
         smtp.sendmail("a@example.com", ["b@example.com"], MESSAGE)
     assert server.message_line()["tls"] == "upstream"

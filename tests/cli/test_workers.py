@@ -316,9 +316,18 @@ def test_it_can_be_started_by_what_does_not_wait_for_its_children(tmp_path: Path
 
 
 def test_more_workers_than_descriptors_is_one_line(tmp_path: Path) -> None:
-    line = (
-        f"ulimit -n 64; exec {shlex.join(COMMAND)} serve --port 0 --workers 100 --discard --set secured=true"
-    )
+    command = [
+        *COMMAND,
+        "serve",
+        "--port",
+        "0",
+        "--workers",
+        "100",
+        "--discard",
+        "--set",
+        "tls_upstream=true",
+    ]
+    line = f"ulimit -n 64; exec {shlex.join(command)}"
     done = subprocess.run(
         ["sh", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True,
         timeout=PATIENCE, check=False,

@@ -20,7 +20,7 @@ from smtpproto import (
     MailRequested,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     Signal,
@@ -67,8 +67,8 @@ class Play(Outcome):
 
     def __init__(self, scene: Scenario, *, early: bool = False) -> None:
         connection = Connection(
-            Options(**scene.options),
-            peer=(PEER, 4321),
+            ProtocolOptions(**scene.options),
+            remote=(PEER, 4321),
             local=("192.0.2.25", 25),
             tls_available=scene.recipe.tls_available,
             entropy=ENTROPY,

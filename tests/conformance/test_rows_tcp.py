@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from smtpproto import Options
+from smtpproto import ProtocolOptions
 from smtpproto_kit import DEADLINE
 from smtpproto_kit._rows import played, scenario
 from smtpproto_kit._scenarios import Action, Expectation, Expire, Message
@@ -53,7 +53,7 @@ def test_a_wrong_message_fails_over_tcp(stage: Stage) -> None:
 def test_no_other_limit_can_close_in_the_place_of_the_one_a_row_is_about() -> None:
     limits = {"socket_timeout", "command_timeout", "proxy_timeout", "data_timeout", "session_timeout"}
     for scene in map(scenario, played()):
-        made = Options(**scene.options)
+        made = ProtocolOptions(**scene.options)
         waits = {step.kind for step in scene.own if isinstance(step, Expire)}
         if Action.TRICKLE in scene.own or scene.id == "C382":  # these are about not closing for silence
             waits.add("socket_timeout")

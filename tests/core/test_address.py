@@ -327,10 +327,9 @@ def test_addresses_that_differ_do_not_meet_in_a_hash_table() -> None:
 
 
 def test_an_address_begins_without_parameters() -> None:
-    one, other = Address("a@b"), Address("a@b")
-    assert one.args == {}
-    assert one.args is not other.args
-    assert one.dsn == RecipientDsn(notify=None, orcpt=None)
+    address = Address("a@b")
+    assert address.args == {}
+    assert address.dsn == RecipientDsn(notify=None, orcpt=None)
 
 
 # --- properties ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtpproto import ACCEPT, Accept, Challenge, Reject, Session, TlsDetails, TlsOptions
+from smtpproto import ACCEPT, Accept, Challenge, Reject, Session, TlsCipher, TlsDetails
 from smtpproto import _catalogue as say
 from smtpproto._decisions import decided_reply
 from smtpproto._reply import Reply, single_line, split_enhanced
@@ -82,7 +82,7 @@ def test_a_challenge_for_xoauth2_is_json_and_nothing_near_it(number: float) -> N
 
 
 def test_details_of_a_handshake_keep_what_they_were_made_of() -> None:
-    suite = TlsOptions(name="N", standard_name="S", version="TLSv1.3")
+    suite = TlsCipher(name="N", standard_name="S", version="TLSv1.3")
     details = TlsDetails(suite, servername="mx", peer_certificate={"version": 3})
     assert (details.options, details.servername, details.peer_certificate) == (suite, "mx", {"version": 3})
 

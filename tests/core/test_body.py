@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproto import IncomingMessage, Options, _body
+from smtpproto import IncomingMessage, ProtocolOptions, _body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ def unended(content: bytes, length: int, *, doomed: bool = False) -> Outcome:
 
 
 def message(*, reject: bool) -> IncomingMessage:
-    return IncomingMessage(Options(bare_newlines="reject" if reject else "accept"))
+    return IncomingMessage(ProtocolOptions(bare_newlines="reject" if reject else "accept"))
 
 
 def read(pieces: Sequence[bytes], *, reject: bool) -> Outcome:

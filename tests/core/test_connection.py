@@ -32,8 +32,7 @@ from smtpproto import (
     MailRequested,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
-    Plain,
+    ProtocolOptions,
     ProxyInfo,
     ProxyReceived,
     RcptRequested,
@@ -44,6 +43,7 @@ from smtpproto import (
     VerifyRequested,
 )
 from smtpproto._engine import MANY_REPLIES
+from smtpproto.extending import Plain
 from smtpproto.testing import ENTROPY, TLS, Outcome, converse, drive, play, settle
 
 EHLO = "EHLO c.test"
@@ -61,7 +61,7 @@ def made(*, ask: Any = (), tls_available: bool = True, peer: str = "192.0.2.1", 
     options.setdefault("auth_optional", True)
     options.setdefault("hide_enhancedstatuscodes", False)
     return Connection(
-        Options(**options), ask=ask, tls_available=tls_available, entropy=ENTROPY, peer=(peer, 4321)
+        ProtocolOptions(**options), ask=ask, tls_available=tls_available, entropy=ENTROPY, remote=(peer, 4321)
     )
 
 
@@ -104,10 +104,8 @@ def ask_with(connection: Connection, line: str) -> Event:
 
 
 def test_what_a_connection_was_made_with_can_be_seen() -> None:
-    options = Options()
-    connection = Connection(
-        options, local=("::FFFF:192.0.2.25", 25), peer=("2001:DB8::1", 7), session_id="id"
-    )
+    options = ProtocolOptions()
+    connection = Connection(options, local=("::FFFF:192.0.2.25", 25), remote=("2001:DB8::1", 7), id="id")
     session = connection.session
     assert connection.options is options
     assert (session.local_address, session.local_port) == ("192.0.2.25", 25)
@@ -118,13 +116,13 @@ def test_what_a_connection_was_made_with_can_be_seen() -> None:
 
 def test_a_connection_can_be_made_of_nothing() -> None:
     connection = Connection()
-    assert connection.options == Options()
+    assert connection.options == ProtocolOptions()
     assert connection.session.client_hostname == "[local]"
     assert kinds(connection) == [ConnectRequested]
 
 
 def test_ended_upstream_is_secure_from_the_start() -> None:
-    outcome = converse(EHLO, secured=True, secure=True, made_with={"tls_available": False})
+    outcome = converse(EHLO, tls_upstream=True, secure=True, made_with={"tls_available": False})
     assert outcome.session.secure
     assert outcome.session.tls_options is None
     assert outcome.of(NeedsTLS) == outcome.of(SecureRequested) == []
@@ -137,16 +135,18 @@ def test_tls_that_is_asked_for_must_be_there(option: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{option}=True needs TLS, and tls_available is False"):
         made(tls_available=False, **flags)
     made(**flags)
-    made(tls_available=False, secured=True, **flags)
+    made(tls_available=False, tls_upstream=True, **flags)
 
 
 def test_challenges_need_entropy() -> None:
-    options = Options(auth_methods=("CRAM-MD5",))
+    options = ProtocolOptions(auth_methods=("CRAM-MD5",))
     for entropy in (b"", b"x" * 15):
         with pytest.raises(ConfigurationError, match="16 octets"):
             Connection(options, entropy=entropy)
     Connection(options, entropy=b"x" * 16)
-    Connection(Options(auth_methods=("CRAM-MD5",), sasl_mechanisms={"CRAM-MD5": lambda _session: Plain()}))
+    Connection(
+        ProtocolOptions(auth_methods=("CRAM-MD5",), sasl_mechanisms={"CRAM-MD5": lambda _session: Plain()})
+    )
 
 
 @pytest.mark.parametrize("ask", [[MailRequested], [VerifyRequested, int], ["VerifyRequested"]])
@@ -158,10 +158,10 @@ def test_only_optional_questions_can_be_asked_for(ask: Any) -> None:
 
 
 def test_an_idle_connection_is_small() -> None:
-    options = Options(name="mx.test")
+    options = ProtocolOptions(name="mx.test")
 
     def idle() -> Connection:
-        connection = Connection(options, peer=("192.0.2.1", 1), session_id="0123456789abcdef")
+        connection = Connection(options, remote=("192.0.2.1", 1), id="0123456789abcdef")
         run(connection, EHLO)
         return connection
 
@@ -409,7 +409,7 @@ def test_after_starttls_hello_is_needed_again_and_nothing_is_known() -> None:
     assert outcome.replies[-2:] == ["220 2.0.0 Ready to start TLS", "503 5.5.1 Error: send HELO/EHLO first"]
     session = outcome.session
     assert (session.opening_command, session.host_name_appears_as, session.user) == ("", "", None)
-    assert (session.x_client, session.x_forward) == ({}, {})
+    assert (session.xclient, session.xforward) == ({}, {})
     assert session.client_hostname == "c.test"
     assert outcome.connection.unknown == 1
     assert len(outcome.of(SecureRequested)) == 1
@@ -887,7 +887,7 @@ def test_an_unknown_timer_is_named() -> None:
 TOO_MANY = "421 mx.test Too many connected clients, try again in a moment"
 
 
-@pytest.mark.parametrize("options", [{}, {"use_proxy": True}, {"secured": True, "secure": True}])
+@pytest.mark.parametrize("options", [{}, {"use_proxy": True}, {"tls_upstream": True, "secure": True}])
 @pytest.mark.parametrize("taken", [False, True])
 def test_one_client_too_many_is_told_so_at_once(options: dict[str, Any], *, taken: bool) -> None:
     connection = made(**options)
@@ -1088,5 +1088,5 @@ def test_a_conversation_from_the_greeting_to_the_end() -> None:
 
 
 def test_a_run_that_needs_no_answers_can_be_driven_by_hand() -> None:
-    outcome = drive([[b"QUIT\r\n"]], Options(), {})
+    outcome = drive([[b"QUIT\r\n"]], ProtocolOptions(), {})
     assert outcome.closed == "quit"

@@ -13,8 +13,8 @@ from smtpproto import (
     DataAborted,
     DataFinished,
     MailRequested,
-    Options,
     PlainCredentials,
+    ProtocolOptions,
     Session,
     Signal,
     State,
@@ -27,16 +27,19 @@ from smtpproto._body import IncomingMessage
 from smtpproto._core import HIGH_WATER, Core
 from smtpproto._reply import Reply
 from smtpproto._state import Step
+from smtpproto._values import write
 
 
 def made(*, asks: frozenset[Any] = frozenset(), peer: str = "192.0.2.1", **options: Any) -> Core:
     options.setdefault("hide_enhancedstatuscodes", False)
     session = Session(remote=(peer, 4321))
-    return Core(Options(**options), session, asks=asks, tls_available=True, entropy=b"", started=0, verbs={})
+    return Core(
+        ProtocolOptions(**options), session, asks=asks, tls_available=True, entropy=b"", started=0, verbs={}
+    )
 
 
 def transfer() -> IncomingMessage:
-    return IncomingMessage(Options())
+    return IncomingMessage(ProtocolOptions())
 
 
 @pytest.mark.parametrize("signal", Signal)
@@ -176,17 +179,17 @@ def test_a_limit_that_is_off_is_never_spoken_of() -> None:
 def test_a_transaction_is_replaced_whole() -> None:
     core = made()
     envelope = core.session.envelope
-    core.session.x_forward = {"NAME": "a"}
+    write(core.session, "xforward", {"NAME": "a"})
     core.reset_transaction()
     assert core.session.envelope is not envelope
-    assert core.session.x_forward == {}
+    assert core.session.xforward == {}
 
 
 def test_x_forward_is_left_alone_where_it_is_empty() -> None:
     core = made()
-    forward = core.session.x_forward
+    forward = core.session.xforward
     core.reset_transaction()
-    assert core.session.x_forward is forward
+    assert core.session.xforward is forward
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,7 @@ def test_trust_is_judged_on_the_peer_and_ends_with_xclient(command: str) -> None
     core = made(**trusting)
     may = getattr(core, f"may_{command}")
     assert may()
-    core.session.remote_address = "203.0.113.9"
+    write(core.session, "remote_address", "203.0.113.9")
     assert may()
     core.xclient_done = True
     assert not may()

@@ -17,7 +17,6 @@ from smtpproto import (
     NEED_DATA,
     OPTIONAL_QUESTIONS,
     PAUSED,
-    PENDING,
     SEND,
     Accept,
     Address,
@@ -28,15 +27,13 @@ from smtpproto import (
     DataRequested,
     DataStarted,
     DecisionError,
-    Engine,
     Event,
     IncomingMessage,
     LocalProtocolError,
     MailRequested,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
-    Pending,
+    ProtocolOptions,
     QuitReceived,
     RcptRequested,
     Reject,
@@ -44,6 +41,7 @@ from smtpproto import (
     TransactionReset,
 )
 from smtpproto._engine import MANY_REPLIES
+from smtpproto.extending import PENDING, Engine, Pending
 from smtpproto.testing import ENTROPY, drive
 from smtpproto.testing._conversation import answer, final_state, joined
 from smtpproto.testing.strategies import cut, cuts, decisions, in_lmtp, make_options, options, sessions
@@ -71,7 +69,7 @@ class Asked(Engine):
 
     def __init__(
         self,
-        given: Options,
+        given: ProtocolOptions,
         answers: Mapping[type[Event], Any],
         *,
         at_once: bool = True,
@@ -84,7 +82,7 @@ class Asked(Engine):
         self.at_once: bool = at_once
         self.go_on: Iterator[bool] = cycle(go_on)
         super().__init__(
-            given, local=("192.0.2.25", 25), peer=("192.0.2.1", 4321), ask=ask, tls_available=True,
+            given, local=("192.0.2.25", 25), remote=("192.0.2.1", 4321), ask=ask, tls_available=True,
             entropy=ENTROPY,
         )  # fmt: skip
 
@@ -141,7 +139,9 @@ class Asked(Engine):
 def made(answers: Mapping[type[Event], Any] | None = None, **how: Any) -> Asked:
     """An engine in READY."""
     face = {name: how.pop(name) for name in ("at_once", "go_on", "ask") if name in how}
-    engine = Asked(Options(auth_optional=True, hide_enhancedstatuscodes=False, **how), answers or {}, **face)
+    engine = Asked(
+        ProtocolOptions(auth_optional=True, hide_enhancedstatuscodes=False, **how), answers or {}, **face
+    )
     engine.run()
     engine.run(EHLO.replace(b"EHLO", b"LHLO") if how.get("lmtp") else EHLO)
     engine.events_seen.clear()
@@ -183,7 +183,7 @@ def test_events_and_methods_give_one_conversation(
 
 
 def test_the_engine_itself_has_no_answers() -> None:
-    engine, message = Engine(), IncomingMessage(Options())
+    engine, message = Engine(), IncomingMessage(ProtocolOptions())
     questions: list[Callable[[], object]] = [
         lambda: engine.ask_mail(Address("")), lambda: engine.ask_rcpt(Address("a@b")),
         lambda: engine.message_begun(message), lambda: engine.message_content(b"a", message),
@@ -207,7 +207,7 @@ def test_a_group_that_is_accepted_at_once_is_read_in_one_go() -> None:
     assert engine.session.transaction == 2
 
 
-@pytest.mark.parametrize("how", [{}, {"needs_upgrade": True, "secured": True}])
+@pytest.mark.parametrize("how", [{}, {"needs_upgrade": True, "tls_upstream": True}])
 def test_a_plain_group_makes_no_event_and_is_not_looked_up(
     how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +223,7 @@ def test_a_plain_group_makes_no_event_and_is_not_looked_up(
         def message_ended(self, message: IncomingMessage) -> Accept | Pending:  # noqa: ARG002
             return ACCEPT
 
-    engine = Yes(Options(auth_optional=True, hide_enhancedstatuscodes=False, **how), {})
+    engine = Yes(ProtocolOptions(auth_optional=True, hide_enhancedstatuscodes=False, **how), {})
     engine.run(b"")
     engine.run(EHLO)
     for name in ("MailRequested", "RcptRequested", "finished", "read_command"):
@@ -247,7 +247,7 @@ def test_whoever_was_asked_about_and_accepted_is_in_the_envelope(
         MailRequested(sender, engine.session), *(RcptRequested(each, engine.session) for each in recipients)
     ]  # fmt: skip
     assert engine.session.envelope.mail_from == sender
-    assert engine.session.envelope.rcpt_to == recipients
+    assert [*engine.session.envelope.rcpt_to] == recipients
 
 
 def test_what_was_fed_while_a_question_was_open_keeps_its_order() -> None:
@@ -306,7 +306,7 @@ def test_replies_to_plain_lines_wait_for_those_after_them() -> None:
 
 
 def test_a_refusal_for_want_of_hello_ends_a_group_where_the_command_does() -> None:
-    engine = Asked(Options(auth_optional=True), {})
+    engine = Asked(ProtocolOptions(auth_optional=True), {})
     engine.run()
     engine.receive_data(MAIL + RCPT + DATA + MAIL)
     assert engine.advance() is SEND
@@ -410,7 +410,7 @@ class Disturbed(Asked):
         self.where: str = where
         self.answered: Accept | Pending = answered
         self.called: int = 0
-        super().__init__(Options(auth_optional=True, hide_enhancedstatuscodes=False), {})
+        super().__init__(ProtocolOptions(auth_optional=True, hide_enhancedstatuscodes=False), {})
 
     def disturb(self, where: str) -> Accept | Pending:
         if where != self.where or self.called:
@@ -493,7 +493,7 @@ def test_a_message_that_had_to_be_allowed_is_begun_by_its_method(at_once: bool) 
             assert not isinstance(event, DataStarted)
             return super().put(event)
 
-    engine = Told(Options(auth_optional=True), {}, at_once=at_once, ask=[DataRequested])
+    engine = Told(ProtocolOptions(auth_optional=True), {}, at_once=at_once, ask=[DataRequested])
     engine.run()
     engine.run(EHLO + MAIL + RCPT + DATA + BODY)
     assert kinds(engine)[-4:] == [DataRequested, DataStarted, DataChunk, DataFinished]
@@ -542,7 +542,7 @@ def test_the_options_hold_for_plain_lines_too(how: dict[str, Any]) -> None:
     given: dict[str, Any] = dict(how)
     ask = given.pop("ask", ())
     given = {"auth_optional": True, "hide_enhancedstatuscodes": False, **given}
-    made_of = Options(**given)
+    made_of = ProtocolOptions(**given)
     said = MAIL + b"RSET\r\n" + MAIL + RCPT + DATA + BODY
     plain, other = (Asked(made_of, {}, ask=ask) for _ in "12")
     for engine, octets in ((plain, said), (other, said.lower())):

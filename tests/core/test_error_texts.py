@@ -10,18 +10,17 @@ import pytest
 from smtpproto import (
     ACCEPT,
     Accept,
-    Check,
     ConfigurationError,
     Connection,
     ConnectRequested,
     DataFinished,
     DecisionError,
-    Engine,
     LocalProtocolError,
     MailRequested,
-    Options,
+    ProtocolOptions,
     RcptRequested,
 )
+from smtpproto.extending import Check, Engine
 from smtpproto.testing import converse, message
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ TEXTS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "text"), TEXTS, ids=[text for _, text in TEXTS])
 def test_a_wrong_option_is_told_what_it_must_be_and_what_it_is(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=rf"\A{re.escape(text)}\Z"):
-        Options(**options)
+        ProtocolOptions(**options)
 
 
 def test_a_count_has_a_limit_unless_it_is_said_to_have_none() -> None:
@@ -77,17 +76,17 @@ def test_a_count_has_a_limit_unless_it_is_said_to_have_none() -> None:
 def test_options_that_do_not_go_together_are_both_named() -> None:
     text = "needs_upgrade asks for STARTTLS, which disabled_commands takes away"
     with pytest.raises(ConfigurationError, match=rf"\A{text}\Z"):
-        Options(needs_upgrade=True, disabled_commands=("STARTTLS",))
+        ProtocolOptions(needs_upgrade=True, disabled_commands=("STARTTLS",))
 
 
 @pytest.mark.parametrize("made", [Engine, Connection])
 def test_tls_is_not_available_by_itself(made: type[Engine]) -> None:
     with pytest.raises(ConfigurationError):
-        made(Options(secure=True))
+        made(ProtocolOptions(secure=True))
 
 
 def arrived() -> Connection:
-    connection = Connection(Options(auth_optional=True))
+    connection = Connection(ProtocolOptions(auth_optional=True))
     while connection.question is None:
         connection.next_event()
     return connection

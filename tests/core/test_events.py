@@ -15,7 +15,7 @@ from smtpproto._engine import _RUNS_IN, OPTIONAL_QUESTIONS
 from smtpproto._events import (
     AbortReason,
     AuthRequested,
-    CommandReceived,
+    CommandRequested,
     DataAborted,
     DataChunk,
     DataStarted,
@@ -28,7 +28,7 @@ from smtpproto._events import (
     TimerKind,
     TransactionReset,
 )
-from smtpproto._options import Options
+from smtpproto._options import ProtocolOptions
 from smtpproto._sasl import PlainCredentials
 from smtpproto._session import Session
 
@@ -36,7 +36,7 @@ EVENTS: list[type[Event]] = [
     getattr(_events, name) for name in _events.__all__ if name not in {"Event", "TimerKind"}
 ]
 ASKING = [kind for kind in EVENTS if kind.takes]
-MORE: dict[type[Event], tuple[object, ...]] = {AuthRequested: (Challenge,), CommandReceived: (None,)}
+MORE: dict[type[Event], tuple[object, ...]] = {AuthRequested: (Challenge,), CommandRequested: (None,)}
 TELLING: set[type[Event]] = {QuitReceived, TransactionReset}
 
 
@@ -80,7 +80,7 @@ def test_an_event_is_small(kind: type[Event]) -> None:
 def test_events_are_equal_when_what_they_say_is() -> None:
     assert DataChunk(b"a") == DataChunk(b"a") != DataChunk(b"b")
     session = Session()
-    messages = [IncomingMessage(Options()) for _ in "12"]
+    messages = [IncomingMessage(ProtocolOptions()) for _ in "12"]
     assert DataStarted(session, messages[0]) == DataStarted(session, messages[1])
 
 

@@ -12,7 +12,7 @@ from smtpproto import (
     Challenge,
     ClientConnected,
     DecisionError,
-    Options,
+    ProtocolOptions,
     Reject,
     XClientCredentials,
 )
@@ -48,7 +48,7 @@ def trusted(*said: str | bytes | None, **how: Any) -> Outcome:
 )  # fmt: skip
 def test_only_listed_peers_may(verb: str, peers: object, peer: str, *, may: bool) -> None:
     how: dict[str, Any] = {f"use_{verb.lower()}": peers}
-    outcome = converse(f"{verb} NAME=c.test", made_with={"peer": (peer, 1)}, **how)
+    outcome = converse(f"{verb} NAME=c.test", made_with={"remote": (peer, 1)}, **how)
     assert (outcome.replies[1] != NOT_ALLOWED) is may
     assert (outcome.replies[1][0] == "2") is may
 
@@ -90,7 +90,7 @@ def test_one_fault_refuses_all(verb: str, line: str) -> None:
     outcome = trusted(f"{verb}{line}", f"{verb} ADDR=192.0.2.7{line}" if line else verb)
     assert outcome.replies[1:] == [BAD_SYNTAX, BAD_SYNTAX]
     session = outcome.session
-    assert (session.x_client, session.x_forward, session.remote_address) == ({}, {}, "192.0.2.1")
+    assert (session.xclient, session.xforward, session.remote_address) == ({}, {}, "192.0.2.1")
     assert trusted(f"{verb} ADDR=nowhere").replies[1] == f"{BAD_SYNTAX}. Invalid address"
 
 
@@ -118,14 +118,14 @@ def test_the_client_is_who_it_is_said_to_be(attributes: str, facts: tuple[str, i
 
 def test_all_values_are_kept_with_those_before_the_first_change() -> None:
     outcome = trusted("XCLIENT NAME=a.test PROTO=smtp LOGIN=", "XCLIENT ADDR=198.51.100.7 HELO=[UNAVAILABLE]")
-    assert outcome.session.x_client == {
+    assert outcome.session.xclient == {
         "ADDR:DEFAULT": "192.0.2.1", "NAME:DEFAULT": "[192.0.2.1]", "PORT:DEFAULT": "4321",
         "NAME": "a.test", "PROTO": "SMTP", "LOGIN": "", "ADDR": "198.51.100.7", "HELO": None,
     }  # fmt: skip
 
 
 def test_a_client_without_an_address_is_local() -> None:
-    outcome = trusted("XCLIENT NAME=[UNAVAILABLE]", made_with={"peer": ("", 0)})
+    outcome = trusted("XCLIENT NAME=[UNAVAILABLE]", made_with={"remote": ("", 0)})
     assert outcome.session.client_hostname == "[local]"
     assert bracketed("") == "[local]"
     assert bracketed("::1") == "[::1]"
@@ -138,7 +138,7 @@ def test_the_session_goes_back_to_the_state_behind_the_greeting() -> None:
     )
     assert outcome.replies[5:] == [GREETING, "503 5.5.1 Error: send HELO/EHLO first"]
     session = outcome.session
-    assert (session.user, session.opening_command, session.x_forward) == (None, "", {})
+    assert (session.user, session.opening_command, session.xforward) == (None, "", {})
     assert outcome.connection.unknown == 1
     assert trusted("STARTTLS", None, EHLO, "XCLIENT NAME=c.test").session.secure
 
@@ -211,7 +211,7 @@ def test_a_login_is_replaced() -> None:
 
 
 def test_there_is_nobody_to_challenge() -> None:
-    options = Options(use_xclient=True)
+    options = ProtocolOptions(use_xclient=True)
     outcome = drive([], options, {})
     settle(outcome, {})
     outcome.connection.receive_data(b"XCLIENT LOGIN=u\r\n")
@@ -232,7 +232,7 @@ def test_xforward_is_for_the_application_and_changes_nothing_else() -> None:
     outcome = trusted(EHLO, "XFORWARD NAME=c.test ADDR=198.51.100.7 PORT=9 source=local", MAIL)
     session = outcome.session
     assert outcome.replies[2:] == ["250 2.0.0 OK", "250 2.1.0 Accepted"]
-    assert session.x_forward == UNSAID | {
+    assert session.xforward == UNSAID | {
         "NAME": "c.test", "ADDR": "198.51.100.7", "PORT": "9", "SOURCE": "LOCAL"
     }  # fmt: skip
     assert (session.remote_address, session.remote_port) == ("192.0.2.1", 4321)
@@ -241,22 +241,22 @@ def test_xforward_is_for_the_application_and_changes_nothing_else() -> None:
 
 def test_the_first_xforward_makes_the_others_unavailable_and_the_next_ones_add() -> None:
     outcome = trusted("XFORWARD NAME=c.test", "XFORWARD IDENT=1 NAME=[UNAVAILABLE]")
-    assert outcome.session.x_forward == UNSAID | {"IDENT": "1"}
+    assert outcome.session.xforward == UNSAID | {"IDENT": "1"}
 
 
 @pytest.mark.parametrize("line", ["RSET", EHLO, "HELO a", "STARTTLS", "XCLIENT NAME=a"])
 def test_xforward_ends_with_the_transaction(line: str) -> None:
-    assert trusted(EHLO, "XFORWARD NAME=c.test", line, None).session.x_forward == {}
+    assert trusted(EHLO, "XFORWARD NAME=c.test", line, None).session.xforward == {}
 
 
 def test_xforward_ends_with_the_message() -> None:
     said = (EHLO, "XFORWARD NAME=c.test", MAIL, RCPT, "DATA")
-    assert trusted(*said).session.x_forward["NAME"] == "c.test"
-    assert trusted(*said, b".\r\n").session.x_forward == {}
+    assert trusted(*said).session.xforward["NAME"] == "c.test"
+    assert trusted(*said, b".\r\n").session.xforward == {}
 
 
 def test_xforward_outlives_a_refused_sender() -> None:
-    assert trusted(EHLO, "XFORWARD NAME=c.test", "MAIL FROM:a").session.x_forward["NAME"] == "c.test"
+    assert trusted(EHLO, "XFORWARD NAME=c.test", "MAIL FROM:a").session.xforward["NAME"] == "c.test"
 
 
 def test_after_xclient_with_an_address_xforward_is_over() -> None:

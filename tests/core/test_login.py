@@ -10,20 +10,19 @@ import pytest
 from smtpproto import (
     ACCEPT,
     Accept,
-    AuthRequest,
     AuthRequested,
     Challenge,
     Connection,
     CramMd5Credentials,
     LocalProtocolError,
     LoginCredentials,
-    Mechanism,
-    Options,
     PlainCredentials,
+    ProtocolOptions,
     Reject,
     State,
     XOAuth2Credentials,
 )
+from smtpproto.extending import AuthRequest, Mechanism
 from smtpproto.testing import ENTROPY, Outcome, converse, drive, settle
 
 if TYPE_CHECKING:
@@ -96,7 +95,9 @@ def test_the_mechanism_is_read_in_any_case_and_behind_any_blanks(line: str) -> N
     assert said_to(line) == [OK]
 
 
-@pytest.mark.parametrize("options", [{"secured": True}, {"hide_starttls": True, "allow_insecure_auth": True}])
+@pytest.mark.parametrize(
+    "options", [{"tls_upstream": True}, {"hide_starttls": True, "allow_insecure_auth": True}]
+)
 def test_tls_or_the_option_lets_auth_in(options: dict[str, Any]) -> None:
     assert login(PLAIN, **{"allow_insecure_auth": False, **options}).session.user == "u"
 
@@ -471,7 +472,7 @@ def test_where_the_server_speaks_first_there_is_no_initial_response() -> None:
 def test_a_faulty_mechanism_raises_and_the_client_is_answered(
     step: Any, error: type[Exception], text: str
 ) -> None:
-    options = Options(
+    options = ProtocolOptions(
         name="mx.test", hide_enhancedstatuscodes=False, allow_insecure_auth=True, **scripted(step)
     )  # fmt: skip
     outcome = drive([[b"EHLO c.test\r\n"]], options, {})
@@ -490,7 +491,7 @@ def test_a_faulty_factory_raises_and_the_client_is_answered() -> None:
     def make(_session: Session) -> Mechanism:
         raise ZeroDivisionError
 
-    options = Options(name="mx.test", allow_insecure_auth=True, sasl_mechanisms={"PLAIN": make})
+    options = ProtocolOptions(name="mx.test", allow_insecure_auth=True, sasl_mechanisms={"PLAIN": make})
     outcome = drive([[b"EHLO c.test\r\n"]], options, {})
     outcome.connection.receive_data(PLAIN.encode() + b"\r\nNOOP\r\n")
     with pytest.raises(ZeroDivisionError):
@@ -534,7 +535,7 @@ class Stumbling(Scripted):
 def test_where_a_mechanism_cannot_refuse_the_question_stays_open(
     refusal: Reject, error: type[Exception], text: str
 ) -> None:
-    options = Options(
+    options = ProtocolOptions(
         name="mx.test",
         allow_insecure_auth=True,
         **scripted(AuthRequest(PlainCredentials("", "u", "p")), kind=Stumbling),
@@ -562,7 +563,7 @@ def test_where_a_failure_is_reported_and_not_raised_the_client_is_answered_all_t
 
     reported: list[type[BaseException]] = []
     connection = Reporting(
-        Options(
+        ProtocolOptions(
             name="mx.test",
             allow_insecure_auth=True,
             **scripted(AuthRequest(PlainCredentials("", "u", "p")), kind=Stumbling),
@@ -581,7 +582,7 @@ def test_a_factory_that_gives_no_mechanism_raises_and_the_client_is_answered() -
     def make(_session: Session) -> Any:
         return None
 
-    options = Options(name="mx.test", allow_insecure_auth=True, sasl_mechanisms={"PLAIN": make})
+    options = ProtocolOptions(name="mx.test", allow_insecure_auth=True, sasl_mechanisms={"PLAIN": make})
     outcome = drive([[b"EHLO c.test\r\n"]], options, {})
     outcome.connection.receive_data(PLAIN.encode() + b"\r\nNOOP\r\n")
     with pytest.raises(AttributeError, match="server_first"):

@@ -107,7 +107,7 @@ beginnings = st.builds(
     st.fixed_dictionaries(
         {},
         optional=dict.fromkeys(
-            ["use_proxy", "secure", "secured", "require_smtputf8", "lenient_addresses"], st.booleans()
+            ["use_proxy", "secure", "tls_upstream", "require_smtputf8", "lenient_addresses"], st.booleans()
         ),
     ),
 )
@@ -243,7 +243,7 @@ class Conversations(RuleBasedStateMachine):
         made = make_options(fields)
         how: dict[str, Any] = {
             "ask": OPTIONAL_QUESTIONS if ask else (), "entropy": ENTROPY, "tls_available": True,
-            "peer": ("192.0.2.1", 4321),
+            "remote": ("192.0.2.1", 4321),
         }  # fmt: skip
         self.sides = Side(CheckedConnection(made, **how)), Slow(Connection(made, **how))
         self.header = b""

@@ -16,7 +16,7 @@ from smtpproto import (
     DecisionError,
     IncomingMessage,
     MailRequested,
-    Options,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     Signal,
@@ -74,7 +74,9 @@ def test_octets_in_the_segment_of_data_are_the_message() -> None:
 
 
 def test_the_354_does_not_wait_for_the_message() -> None:
-    outcome = drive([[b"EHLO a\r\n" + f"{MAIL}\r\n{RCPT}\r\n".encode()]], Options(auth_optional=True), {})
+    outcome = drive(
+        [[b"EHLO a\r\n" + f"{MAIL}\r\n{RCPT}\r\n".encode()]], ProtocolOptions(auth_optional=True), {}
+    )
     connection = outcome.connection
     connection.receive_data(b"DATA\r\nx\r\n.\r\n")
     events: list[object] = []
@@ -192,7 +194,7 @@ def test_behind_a_message_everything_is_new_and_hello_stays() -> None:
     outcome = deliver(b".\r\n", "DATA", RCPT, MAIL)
     assert outcome.replies[6:] == [NEED_RCPT, "503 5.5.1 Error: need MAIL command", "250 2.1.0 Accepted"]
     assert outcome.session.transaction == 2
-    assert deliver(b".\r\n").session.envelope.rcpt_to == []
+    assert deliver(b".\r\n").session.envelope.rcpt_to == ()
     assert converse(EHLO, MAIL, "RSET", MAIL).session.transaction == 1
 
 
@@ -236,7 +238,7 @@ def test_the_newline_goes_before_the_size() -> None:
 
 
 def test_a_message_tells_how_far_it_has_come() -> None:
-    message = IncomingMessage(Options(size=4))
+    message = IncomingMessage(ProtocolOptions(size=4))
     assert (message.byte_length, message.complete, message.size_exceeded) == (0, False, False)
     assert repr(message) == "<IncomingMessage 0 octets so far>"
     assert message.feed(b"ab") == b"ab"
@@ -250,7 +252,7 @@ def test_a_message_tells_how_far_it_has_come() -> None:
 
 
 def test_a_message_that_is_both_too_large_and_unsound_is_refused_as_unsound() -> None:
-    message = IncomingMessage(Options(size=4))
+    message = IncomingMessage(ProtocolOptions(size=4))
     assert message.feed(b"abcdef") == b"abcd"
     assert message.feed(b"\ngh") == b""
     assert message.feed(b"ijkl\r\n.\r\n") == b""
@@ -259,7 +261,7 @@ def test_a_message_that_is_both_too_large_and_unsound_is_refused_as_unsound() ->
 
 
 def test_a_message_without_a_limit_is_never_too_large() -> None:
-    message = IncomingMessage(Options())
+    message = IncomingMessage(ProtocolOptions())
     assert len(message.feed(b"x" * 10**6)) == 10**6
     assert not message.size_exceeded
     assert message.refusal is None
@@ -365,7 +367,7 @@ def test_a_421_is_said_once_and_closes() -> None:
 
 def open_message(*, lmtp: bool) -> Outcome:
     """A message of two recipients that waits for its decision."""
-    options = Options(lmtp=lmtp, auth_optional=True)
+    options = ProtocolOptions(lmtp=lmtp, auth_optional=True)
     hello = LHLO if lmtp else EHLO
     said = "".join(f"{line}\r\n" for line in (hello, MAIL, RCPT, RCPT, "DATA", "."))
     outcome = drive([], options, {})

@@ -28,7 +28,7 @@ from smtpproto import (
     DataStarted,
     Event,
     MailRequested,
-    Options,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     SecureRequested,
@@ -116,7 +116,7 @@ TALKATIVE: Final[dict[str, Any]] = {
 }  # fmt: skip
 REMEMBERED: Final = (
     "opening_command", "host_name_appears_as", "user", "secure", "transaction", "transmission_type",
-    "remote_address", "remote_port", "client_hostname", "x_client", "x_forward",
+    "remote_address", "remote_port", "client_hostname", "xclient", "xforward",
 )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def insist(
     fields = TALKATIVE | fields
     application = Application(picked)
     answers = dict.fromkeys(KINDS, application.decide)
-    outcome = drive([[part] for part in said], Options(**fields), answers, tls_available=tls)
+    outcome = drive([[part] for part in said], ProtocolOptions(**fields), answers, tls_available=tls)
     core = of_the_outcome(outcome, application.envelopes)
     model = predict(said, fields, of_the_model(picked, lmtp=bool(fields.get("lmtp"))), tls=tls)
     assert agrees(core.replies, model.replies), f"{core.replies}\nmodel:\n{model.replies}"
@@ -136,7 +136,7 @@ def insist(
 
 def of_the_outcome(outcome: Outcome, envelopes: list[Facts]) -> Prediction:
     facts = {name: getattr(outcome.session, name) for name in REMEMBERED}
-    facts["x_client"] = {name: value for name, value in facts["x_client"].items() if ":DEFAULT" not in name}
+    facts["xclient"] = {name: value for name, value in facts["xclient"].items() if ":DEFAULT" not in name}
     return Prediction(outcome.replies, messages(outcome, envelopes), outcome.closed is not None, facts)
 
 
@@ -171,7 +171,7 @@ def envelope_facts(envelope: Any) -> Facts:
 more_options = st.fixed_dictionaries(
     {},
     optional={
-        "secured": st.booleans(),
+        "tls_upstream": st.booleans(),
         "hide_dsn": st.booleans(),
         "hide_requiretls": st.booleans(),
         "hide_size": st.booleans(),
@@ -334,7 +334,7 @@ def test_a_reply_that_the_specification_leaves_open_agrees_by_its_codes() -> Non
 def test_a_core_that_differs_is_noticed() -> None:
     said = [b"EHLO c.test\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nDATA\r\n..\r\n.\r\n"]
     for wrong in ({"lmtp": True}, {"size": 1}, {"name": "other.test"}):
-        outcome = drive([said], Options(**TALKATIVE), {})
+        outcome = drive([said], ProtocolOptions(**TALKATIVE), {})
         assert not agrees(outcome.replies, predict(said, TALKATIVE | wrong).replies)
 
 

@@ -1,4 +1,4 @@
-# Options: what is accepted, in which form it is kept, and what follows from it.
+# ProtocolOptions: what is accepted, in which form it is kept, and what follows from it.
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtpproto import Check, ConfigurationError, Mechanism, Options, Plain, option
+from smtpproto import ConfigurationError, ProtocolOptions
+from smtpproto.extending import Check, Mechanism, Plain, option
 
 if TYPE_CHECKING:
     from smtpproto import Session
@@ -35,7 +36,7 @@ LIMIT = ([(None, None), (1, 1), (7, 7)], [0, -1, True, 1.0, "1"])
 
 TABLE: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
     "secure": (False, *FLAG),
-    "secured": (False, *FLAG),
+    "tls_upstream": (False, *FLAG),
     "needs_upgrade": (False, *FLAG),
     "name": ("", *LINE),
     "banner": ("", *LINE),
@@ -97,19 +98,19 @@ TABLE: dict[str, tuple[Any, list[tuple[Any, Any]], list[Any]]] = {
 
 
 def test_the_table_names_every_option() -> None:
-    assert {field.name for field in fields(Options)} == set(TABLE)
+    assert {field.name for field in fields(ProtocolOptions)} == set(TABLE)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_an_option_has_its_default(name: str) -> None:
-    assert getattr(Options(), name) == TABLE[name][0]
+    assert getattr(ProtocolOptions(), name) == TABLE[name][0]
 
 
 @pytest.mark.parametrize(
     ("name", "given", "kept"), [(name, *good) for name, (_, goods, _) in TABLE.items() for good in goods]
 )
 def test_an_option_is_kept_in_one_form(name: str, given: Any, kept: Any) -> None:
-    value = getattr(Options(**{name: given}), name)
+    value = getattr(ProtocolOptions(**{name: given}), name)
     assert value == kept
     assert type(value) is type(kept)
 
@@ -119,7 +120,7 @@ def test_an_option_is_kept_in_one_form(name: str, given: Any, kept: Any) -> None
 )
 def test_a_wrong_value_raises_and_names_the_option(name: str, bad: Any) -> None:
     with pytest.raises(ValueError, match=rf"\A{name} "):
-        Options(**{name: bad})
+        ProtocolOptions(**{name: bad})
 
 
 @pytest.mark.parametrize(
@@ -128,35 +129,37 @@ def test_a_wrong_value_raises_and_names_the_option(name: str, bad: Any) -> None:
 )
 def test_an_unknown_mechanism_is_named(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"auth_methods names '(SCRAM-SHA-1|X)', which is neither one of"):
-        Options(**bad)
+        ProtocolOptions(**bad)
 
 
 def test_a_registered_mechanism_may_be_listed() -> None:
-    assert Options(auth_methods=("x-plain",), sasl_mechanisms={"X-PLAIN": plain}).auth_methods == ("X-PLAIN",)
+    assert ProtocolOptions(auth_methods=("x-plain",), sasl_mechanisms={"X-PLAIN": plain}).auth_methods == (
+        "X-PLAIN",
+    )
 
 
 def test_an_unknown_name_raises() -> None:
     with pytest.raises(TypeError, match="hide_everything"):
-        Options(hide_everything=True)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue] - the point
+        ProtocolOptions(hide_everything=True)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue] - the point
 
 
 def test_options_do_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
-        Options().size = 1  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue] - the point
+        ProtocolOptions().size = 1  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue] - the point
 
 
 def test_needs_upgrade_needs_starttls() -> None:
     with pytest.raises(ConfigurationError, match=r"needs_upgrade .* disabled_commands"):
-        Options(needs_upgrade=True, disabled_commands=("starttls",))
-    Options(needs_upgrade=True, disabled_commands=("STARTTLS",), secure=True)
-    Options(needs_upgrade=True, disabled_commands=("STARTTLS",), secured=True)
+        ProtocolOptions(needs_upgrade=True, disabled_commands=("starttls",))
+    ProtocolOptions(needs_upgrade=True, disabled_commands=("STARTTLS",), secure=True)
+    ProtocolOptions(needs_upgrade=True, disabled_commands=("STARTTLS",), tls_upstream=True)
 
 
 # --- for options of adapters --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoreOptions(Options):
+class MoreOptions(ProtocolOptions):
     patience: float = option(Check.seconds, 1.0)
     handler: object = None
 
@@ -174,7 +177,7 @@ def test_an_option_has_its_default_and_its_check() -> None:
 
 def test_an_option_is_shown_unless_it_is_secret() -> None:
     @dataclass(frozen=True, kw_only=True, eq=False)
-    class Keys(Options):
+    class Keys(ProtocolOptions):
         label: str = option(Check.line, "none")
         key: str = option(Check.line, "none", secret=True)
 
@@ -190,7 +193,7 @@ def test_an_option_is_shown_unless_it_is_secret() -> None:
 
 def test_an_option_behind_one_without_a_check_is_checked() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Mixed(Options):
+    class Mixed(ProtocolOptions):
         handler: object = None
         patience: float = option(Check.seconds, 1.0)
 
@@ -218,7 +221,7 @@ def test_seconds_may_be_nothing_but_not_less() -> None:
     ],
 )  # fmt: skip
 def test_enhanced_codes_are_on_in_lmtp_only_unless_said(options: dict[str, Any], *, coded: bool) -> None:
-    assert Options(**options).coded is coded
+    assert ProtocolOptions(**options).coded is coded
 
 
 @pytest.mark.parametrize(
@@ -229,14 +232,14 @@ def test_enhanced_codes_are_on_in_lmtp_only_unless_said(options: dict[str, Any],
     ],
 )  # fmt: skip
 def test_without_auth_no_login_is_required(options: dict[str, Any], *, exists: bool, required: bool) -> None:
-    made = Options(**options)
+    made = ProtocolOptions(**options)
     assert (made.has_auth, made.login_required) == (exists, required)
     assert ("AUTH" in made.absent_commands) is not exists
 
 
 def test_the_other_protocols_hello_is_absent() -> None:
-    assert Options().absent_commands == {"LHLO"}
-    assert Options(lmtp=True, disabled_commands=("vrfy",)).absent_commands == {"HELO", "EHLO", "VRFY"}
+    assert ProtocolOptions().absent_commands == {"LHLO"}
+    assert ProtocolOptions(lmtp=True, disabled_commands=("vrfy",)).absent_commands == {"HELO", "EHLO", "VRFY"}
 
 
 @pytest.mark.parametrize(
@@ -248,11 +251,11 @@ def test_the_other_protocols_hello_is_absent() -> None:
     ],
 )  # fmt: skip
 def test_the_greeting_names_server_and_protocol(options: dict[str, Any], greeting: str) -> None:
-    assert Options(**options).greeting == greeting
+    assert ProtocolOptions(**options).greeting == greeting
 
 
 def test_lists_of_peers_are_read_once() -> None:
-    options = Options(use_proxy=["10.0.0.0/8"], use_xclient=True)
+    options = ProtocolOptions(use_proxy=["10.0.0.0/8"], use_xclient=True)
     assert "10.1.2.3" in options.proxy_peers
     assert "" in options.xclient_peers
     assert "10.1.2.3" not in options.xforward_peers

@@ -19,9 +19,10 @@ from smtpproto._parameters import (
     apply_rcpt_parameters,
 )
 from smtpproto._session import Envelope
+from smtpproto._values import write
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     from smtpproto._reply import Reply
 
@@ -66,15 +67,16 @@ class Rcpt:
     ) -> None:
         self.address = Address("a@b")
         envelope = Envelope()
-        envelope.smtp_utf8 = utf8
+        write(envelope, "smtp_utf8", utf8)
         rules = ParameterRules(extended=extended, accept_unknown=unknown)
         self.refusal = text_of(apply_rcpt_parameters(text, self.address, envelope, rules=rules))
         assert facts(envelope) == {**facts(Envelope()), "smtp_utf8": utf8}  # never changed by RCPT
 
 
 def facts(envelope: Envelope) -> dict[str, Any]:
-    plain = {name: getattr(envelope, name) for name in Envelope.__slots__ if name != "dsn"}
-    return {**plain, "ret": envelope.dsn.ret, "envid": envelope.dsn.envid}
+    found = envelope.facts()
+    del found["dsn"]
+    return {**found, "ret": envelope.dsn.ret, "envid": envelope.dsn.envid}
 
 
 # --- what they do -------------------------------------------------------------------------------
@@ -106,9 +108,9 @@ def test_a_parameter_of_mail_is_noted_in_the_envelope(text: str, changes: dict[s
 
 
 @pytest.mark.parametrize(("text", "dsn"), [
-    (" NOTIFY=NEVER", RecipientDsn(["NEVER"])),
-    (" notify=Success,FAILURE,delay", RecipientDsn(["SUCCESS", "FAILURE", "DELAY"])),
-    (" NOTIFY=DELAY", RecipientDsn(["DELAY"])),
+    (" NOTIFY=NEVER", RecipientDsn(("NEVER",))),
+    (" notify=Success,FAILURE,delay", RecipientDsn(("SUCCESS", "FAILURE", "DELAY"))),
+    (" NOTIFY=DELAY", RecipientDsn(("DELAY",))),
     (" ORCPT=rfc822;b+2Bc@y.test", RecipientDsn(orcpt="rfc822;b+c@y.test")),
     (" ORCPT=x400;a+3Db;c", RecipientDsn(orcpt="x400;a=b;c")),
     (" ORCPT=rfc822;" + "x" * 493, RecipientDsn(orcpt="rfc822;" + "x" * 493)),
@@ -116,7 +118,7 @@ def test_a_parameter_of_mail_is_noted_in_the_envelope(text: str, changes: dict[s
     (r" ORCPT=UTF-8;\x{e9}\x{2b}\x{1F4E7}\x{10FFFD}@y", RecipientDsn(orcpt="UTF-8;é+\U0001f4e7\U0010fffd@y")),
     (r' ORCPT=utf-8;"\x{20}\x{5C}\x{5c}\x{3D}"@y', RecipientDsn(orcpt=r'utf-8;" \\="@y')),
     (" ORCPT=utf-8;b@c", RecipientDsn(orcpt="utf-8;b@c")),
-    (" ORCPT=rfc822;b@c NOTIFY=DELAY", RecipientDsn(["DELAY"], "rfc822;b@c")),
+    (" ORCPT=rfc822;b@c NOTIFY=DELAY", RecipientDsn(("DELAY",), "rfc822;b@c")),
     ("", RecipientDsn()),
 ])  # fmt: skip
 def test_a_parameter_of_rcpt_is_noted_in_the_address(text: str, dsn: RecipientDsn) -> None:
@@ -289,9 +291,9 @@ def test_a_parameter_of_rcpt_leaves_alone_what_another_has_noted() -> None:
     address = Address("a@b")
     for keyword, value in (("ORCPT", "rfc822;b@c"), ("NOTIFY", "delay"), ("ORCPT", "rfc822;b@d")):
         assert RCPT_PARAMETERS[keyword].read(value, address, Envelope()) is None
-    assert address.dsn == RecipientDsn(["DELAY"], "rfc822;b@d")
+    assert address.dsn == RecipientDsn(("DELAY",), "rfc822;b@d")
     assert RCPT_PARAMETERS["NOTIFY"].read("NEVER", address, Envelope()) is None
-    assert address.dsn == RecipientDsn(["NEVER"], "rfc822;b@d")
+    assert address.dsn == RecipientDsn(("NEVER",), "rfc822;b@d")
 
 
 # --- beyond ASCII -------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ def test_some_characters_are_never_allowed(character: str) -> None:
 # --- properties ---------------------------------------------------------------------------------
 
 
-def spell(args: dict[str, Any], known: Container[str], *, utf8: bool) -> str:
+def spell(args: Mapping[str, Any], known: Container[str], *, utf8: bool) -> str:
     """Write parameters as a client would."""
     return "".join(
         f" {keyword}"

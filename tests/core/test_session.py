@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from smtpproto import Envelope, MessageDsn, Session, TlsDetails
+from smtpproto.testing import make_session
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,7 @@ from smtpproto import Envelope, MessageDsn, Session, TlsDetails
 def test_the_transmission_type_follows_the_present_state(
     lmtp: bool, opening: str, secure: bool, user: Any, expected: str
 ) -> None:
-    session = Session(lmtp=lmtp)
-    session.opening_command, session.secure, session.user = opening, secure, user
+    session = make_session(lmtp=lmtp, opening_command=opening, secure=secure, user=user)
     assert session.transmission_type == expected
 
 

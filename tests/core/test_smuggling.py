@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpproto import DataFinished, DataStarted, MailRequested, Options, RcptRequested, State
+from smtpproto import DataFinished, DataStarted, MailRequested, ProtocolOptions, RcptRequested, State
 from smtpproto.testing import drive
 from wrong_ends import BARE, SOUND
 
@@ -59,9 +59,9 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 modes = pytest.mark.parametrize("mode", ["accept", "reject"])
 
 
-def made(kind: Kind, mode: str) -> Options:
+def made(kind: Kind, mode: str) -> ProtocolOptions:
     how: dict[str, Any] = {"bare_newlines": mode, "lmtp": kind.lmtp}
-    return Options(name="mx.test", auth_optional=True, hide_enhancedstatuscodes=False, **how)
+    return ProtocolOptions(name="mx.test", auth_optional=True, hide_enhancedstatuscodes=False, **how)
 
 
 def outcomes(kind: Kind, mode: str, said: bytes) -> Iterator[Outcome]:

@@ -16,7 +16,7 @@ from smtpproto import (
     Connection,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
+    ProtocolOptions,
 )
 from smtpproto import _catalogue as say
 from smtpproto._state import (
@@ -32,7 +32,7 @@ from smtpproto._state import (
 )
 from smtpproto.testing import ENTROPY, TLS
 
-OPTIONS = Options(
+OPTIONS = ProtocolOptions(
     name="mx.test", auth_optional=True, allow_insecure_auth=True, use_xclient=True,
     hide_enhancedstatuscodes=False,
 )  # fmt: skip
@@ -146,19 +146,19 @@ def test_the_way_through_starttls() -> None:
         ({"use_proxy": True}, BEGIN[Step.START_PROXY]),
         ({"use_proxy": True, "secure": True}, BEGIN[Step.START_PROXY]),
         ({"secure": True}, BEGIN[Step.START_TLS_FIRST]),
-        ({"secure": True, "secured": True}, BEGIN[Step.START]),
+        ({"secure": True, "tls_upstream": True}, BEGIN[Step.START]),
         ({}, BEGIN[Step.START]),
     ],
 )
 def test_a_connection_begins_where_its_options_say(options: dict[str, bool], state: State) -> None:
-    connection = Connection(Options(auth_methods=(), **options), tls_available=True)  # type: ignore[arg-type] # flags
+    connection = Connection(ProtocolOptions(auth_methods=(), **options), tls_available=True)  # type: ignore[arg-type] # flags
     assert connection.state is state
     assert state in BEFORE_GREETING
 
 
 @pytest.mark.parametrize(("secure", "step"), [(False, Step.HEADER), (True, Step.HEADER_TLS)])
 def test_behind_a_proxy_header_comes_tls_or_the_client(*, secure: bool, step: Step) -> None:
-    connection = Connection(Options(use_proxy=True, secure=secure), tls_available=True)
+    connection = Connection(ProtocolOptions(use_proxy=True, secure=secure), tls_available=True)
     connection.receive_data(b"PROXY UNKNOWN\r\n")
     while connection.question is None:
         connection.next_event()

@@ -14,33 +14,34 @@ from smtpproto import (
     Accept,
     AuthRequested,
     Challenge,
-    CommandReceived,
+    CommandRequested,
     Connection,
     DataFinished,
     DataRequested,
     DataStarted,
+    Envelope,
     Event,
     HelpRequested,
     LocalProtocolError,
     MailRequested,
     NeedsStartTLS,
     NeedsTLS,
-    Options,
-    Plain,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     SecureRequested,
     Session,
     State,
     TimerChanged,
+    TlsCipher,
     TlsDetails,
-    TlsOptions,
     VerifyRequested,
 )
+from smtpproto.extending import Plain
 from smtpproto.testing import ENTROPY, converse, message, play
 
 if TYPE_CHECKING:
-    from smtpproto import Mechanism
+    from smtpproto.extending import Mechanism
 
 LOGIN = "AUTH PLAIN AHUAcA=="
 NBSP = "\N{NO-BREAK SPACE}"
@@ -51,7 +52,7 @@ NBSP = "\N{NO-BREAK SPACE}"
 def test_every_event_tells_of_the_session_of_its_connection() -> None:
     clear = converse(
         "EHLO a", "VRFY x", "EXPN x", "HELP x", "OWN x", "STARTTLS", None, "EHLO a", LOGIN, *message(),
-        made_with={"ask": OPTIONAL_QUESTIONS}, answers={CommandReceived: Accept(250)},
+        made_with={"ask": OPTIONAL_QUESTIONS}, answers={CommandRequested: Accept(250)},
     )  # fmt: skip
     trusted = converse("XCLIENT LOGIN=u", use_xclient=True)
     for outcome in (clear, trusted):
@@ -95,16 +96,16 @@ def test_a_message_that_begins_can_be_looked_at() -> None:
 
 
 def test_of_a_new_client_nothing_is_known_but_its_address() -> None:
-    session = Connection(peer=("192.0.2.1", 4321), local=("192.0.2.25", 25)).session
-    facts = {
-        name: getattr(session, name) for name in Session.__slots__ if name not in {"__dict__", "envelope"}
-    }
+    session = Connection(remote=("192.0.2.1", 4321), local=("192.0.2.25", 25)).session
+    facts = session.facts()
+    assert facts.pop("envelope") == Envelope()
     assert facts == {
         "client_hostname": "[192.0.2.1]", "error": None, "host_name_appears_as": "", "id": "", "lmtp": False,
         "local_address": "192.0.2.25", "local_port": 25, "opening_command": "", "peer_certificate": None,
-        "proxy": None, "remote_address": "192.0.2.1", "remote_port": 4321, "secure": False,
-        "servername": None, "tls_options": None, "transaction": 1, "user": None, "x_client": {},
-        "x_forward": {},
+        "listener": "", "close_reason": None, "state": None, "proxy": None,
+        "remote_address": "192.0.2.1", "remote_port": 4321, "secure": False,
+        "servername": None, "tls_options": None, "transaction": 1, "user": None, "xclient": {},
+        "xforward": {},
     }  # fmt: skip
 
 
@@ -114,11 +115,11 @@ def test_a_client_without_an_address_has_a_name_all_the_same() -> None:
 
 
 def test_a_session_knows_that_it_is_lmtp() -> None:
-    assert Connection(Options(lmtp=True)).session.lmtp is True
+    assert Connection(ProtocolOptions(lmtp=True)).session.lmtp is True
 
 
 def test_a_handshake_that_fails_leaves_the_session_insecure() -> None:
-    connection = Connection(Options(auth_optional=True), tls_available=True)
+    connection = Connection(ProtocolOptions(auth_optional=True), tls_available=True)
     say(connection, "EHLO a", "STARTTLS")
     assert isinstance(connection.question, NeedsStartTLS)
     assert connection.session.secure is False
@@ -127,9 +128,9 @@ def test_a_handshake_that_fails_leaves_the_session_insecure() -> None:
 
 
 def test_what_the_handshake_found_is_in_the_session() -> None:
-    suite = TlsOptions(name="N", standard_name="S", version="TLSv1.3")
+    suite = TlsCipher(name="N", standard_name="S", version="TLSv1.3")
     certificate = {"subject": ((("commonName", "c.test"),),)}
-    connection = Connection(Options(auth_optional=True), tls_available=True)
+    connection = Connection(ProtocolOptions(auth_optional=True), tls_available=True)
     say(connection, "EHLO a", "STARTTLS")
     connection.tls_established(TlsDetails(suite, servername="mx.test", peer_certificate=certificate))
     session = connection.session
@@ -156,18 +157,18 @@ def say(connection: Connection, *lines: str) -> list[Event]:
 
 
 def test_the_time_of_the_handshake_begins_with_starttls() -> None:
-    connection = Connection(Options(auth_optional=True), tls_available=True)
+    connection = Connection(ProtocolOptions(auth_optional=True), tls_available=True)
     assert say(connection, "EHLO a", "STARTTLS")[-2:] == [
         TimerChanged("tls_handshake_timeout", 30.0), NeedsStartTLS()
     ]  # fmt: skip
 
 
 def test_implicit_tls_begins_with_nothing_read() -> None:
-    assert NeedsTLS(b"") in say(Connection(Options(secure=True), tls_available=True))
+    assert NeedsTLS(b"") in say(Connection(ProtocolOptions(secure=True), tls_available=True))
 
 
 def test_a_challenge_has_the_time_that_was_given_and_none_otherwise() -> None:
-    options = Options(auth_methods=("CRAM-MD5",), allow_insecure_auth=True, name="mx.test")
+    options = ProtocolOptions(auth_methods=("CRAM-MD5",), allow_insecure_auth=True, name="mx.test")
     for connection, told in (
         (Connection(options, entropy=ENTROPY), 0), (Connection(options, entropy=ENTROPY, started=7), 7)
     ):  # fmt: skip
@@ -224,7 +225,7 @@ def test_the_end_of_a_response_is_part_of_it() -> None:
 
 
 def test_a_line_of_a_login_may_be_as_long_as_a_ticket() -> None:
-    connection = Connection(Options(auth_methods=("XOAUTH2",), allow_insecure_auth=True))
+    connection = Connection(ProtocolOptions(auth_methods=("XOAUTH2",), allow_insecure_auth=True))
     say(connection, "EHLO a", "AUTH XOAUTH2")
     token = "t" * 6000
     connection.receive_data(b64encode(f"user=a=b\1auth=Bearer {token}\1\1".encode()) + b"\r\n")
@@ -248,7 +249,7 @@ def test_what_notify_says_leaves_orcpt_as_it_is() -> None:
     outcome = converse(
         "EHLO a", "MAIL FROM:<a@x>", "RCPT TO:<b@y> ORCPT=rfc822;c@z NOTIFY=NEVER", hide_dsn=False
     )
-    assert outcome.of(RcptRequested)[0].address.dsn == (["NEVER"], "rfc822;c@z")
+    assert outcome.of(RcptRequested)[0].address.dsn == (("NEVER",), "rfc822;c@z")
 
 
 def test_an_original_recipient_beyond_ascii_needs_smtputf8() -> None:
@@ -325,7 +326,7 @@ def test_the_last_word_of_a_message_ends_its_transaction_as_well() -> None:
 
 
 def test_no_octet_may_be_fed_beyond_the_limit() -> None:
-    connection = Connection(Options(auth_optional=True))
+    connection = Connection(ProtocolOptions(auth_optional=True))
     say(connection, "EHLO a")
     connection.receive_data(b"MAIL FROM:<a@x>\r\n")
     while connection.question is None:

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from differential.facts import Record, event_facts, session_facts
+from differential.facts import Record, event_facts, name_of, session_facts
 from differential.talks import CHALLENGE, ENTROPY, HELLO, SETTINGS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _AT_THE_DOOR: Final[Sequence[Choice]] = (*_yes(80), *_NO)
 _CHOICES: Final[Mapping[str, Sequence[Choice]]] = {
     "ConnectRequested": _AT_THE_DOOR,
     "SecureRequested": _AT_THE_DOOR,
-    "HelloReceived": _AT_THE_DOOR,
+    "HelloRequested": _AT_THE_DOOR,
     "AuthRequested": (
         *_often(8, lambda p, e, _s: p.Accept(user=e.auth.username or "x")),
         lambda p, _e, _s: p.ACCEPT,
@@ -62,7 +62,7 @@ _CHOICES: Final[Mapping[str, Sequence[Choice]]] = {
     "DataFinished": (*_yes(8), lambda p, _e, _s: p.Accept(text="as 1"), _each, _each, *_NO),
     "VerifyRequested": (*_yes(2), lambda p, _e, _s: p.Accept(250, text=["b", "c"]), *_NO),
     "HelpRequested": (*_yes(2), lambda p, _e, _s: p.Accept(211), *_NO),
-    "CommandReceived": (*_often(4, lambda _p, _e, _s: None), lambda p, _e, _s: p.Accept(299), *_NO),
+    "CommandRequested": (*_often(4, lambda _p, _e, _s: None), lambda p, _e, _s: p.Accept(299), *_NO),
 }
 AFTER_THE_END: Final = 2  # steps that are taken yet
 MOST: Final = 5000  # events of a conversation, and calls for one
@@ -73,7 +73,8 @@ def _options(version: Version, setting: int) -> Any:
     given = dict(SETTINGS[setting])
     for name in _NOT_THE_CORES:
         given.pop(name, None)
-    return version.smtpproto.Options(**given)
+    kind = getattr(version.smtpproto, version.name_of("ProtocolOptions"))
+    return kind(**version.fields(**given))
 
 
 _NOT_THE_CORES: Final = (
@@ -102,7 +103,8 @@ class _Player:
         self.talk: Talk = talk
         self.record: Record = Record()
         self.connection: Any = p.Connection(
-            _options(version, talk.setting), local=("192.0.2.25", 25), peer=("192.0.2.1", 4321),
+            _options(version, talk.setting), local=("192.0.2.25", 25),
+            **version.fields(remote=("192.0.2.1", 4321)),
             ask=p.OPTIONAL_QUESTIONS if talk.asks else (), tls_available=True, entropy=ENTROPY,
         )  # fmt: skip
         self.asked: Counter[str] = Counter()
@@ -116,7 +118,7 @@ class _Player:
         question = connection.question
         self.record.end_step(
             connection.session, connection.state.name, connection.wants_data, connection.line_pending,
-            connection.in_message, None if question is None else type(question).__name__,
+            connection.in_message, None if question is None else name_of(question),
         )  # fmt: skip
 
     def take(self, step: Step) -> None:
@@ -180,7 +182,7 @@ class _Player:
             else:
                 record.note(*event_facts(event), session_facts(connection.session))
                 if event.takes and connection.question is event:
-                    name = type(event).__name__
+                    name = name_of(event)
                     self.left = self.talk.waits_for(name, self.asked[name])
                     if not self.left:
                         self._decide_open()
@@ -191,7 +193,7 @@ class _Player:
         event = connection.question
         if event is None or not event.takes:
             return
-        name = type(event).__name__
+        name = name_of(event)
         choices = _CHOICES.get(name, _ELSEWHERE)
         for attempt in (0, 1):
             picked = self.talk.pick(name, self.asked[name] + attempt * 1000)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["Record", "address_facts", "event_facts", "session_facts", "value_facts"]
+from differential.versions import NAMES_NOW, NAMES_THEN
+
+__all__ = ["Record", "address_facts", "event_facts", "name_of", "session_facts", "value_facts"]
 
 _LIVE: Final = frozenset({"session", "__dict__"})
 
@@ -48,7 +50,14 @@ def address_facts(address: Any) -> tuple[Any, ...] | None:
     """All of an address."""
     if address is None:
         return None
-    return (address.address, address.local, address.domain, dict(address.args), tuple(address.dsn))
+    return (
+        address.address,
+        address.local,
+        address.domain,
+        dict(address.args),
+        address.dsn.orcpt,
+        address.dsn.notify and [*address.dsn.notify],
+    )
 
 
 def session_facts(session: Any) -> tuple[Any, ...]:
@@ -61,8 +70,13 @@ def session_facts(session: Any) -> tuple[Any, ...]:
         session.opening_command, session.host_name_appears_as, session.client_hostname,
         session.remote_address, session.remote_port, session.local_address, session.local_port,
         session.lmtp, session.servername, session.tls_options, session.proxy and repr(session.proxy),
-        dict(session.x_client), dict(session.x_forward), session.transmission_type,
+        *(dict(_either(session, name)) for name in ("xclient", "xforward")), session.transmission_type,
     )  # fmt: skip
+
+
+def _either(session: Any, name: str) -> Any:
+    """A field by its name today, or then."""
+    return getattr(session, name) if hasattr(session, name) else getattr(session, NAMES_THEN[name])
 
 
 def value_facts(value: Any) -> Any:
@@ -85,7 +99,13 @@ def _slots(value: Any) -> tuple[Any, ...]:
     return type(value).__name__, *(getattr(value, name, None) for name in names if name not in _LIVE)
 
 
+def name_of(event: Any) -> str:
+    """An event's name today."""
+    name = type(event).__name__
+    return NAMES_NOW.get(name, name)
+
+
 def event_facts(event: Any) -> tuple[Any, ...]:
     """An event by its name and fields."""
     names: tuple[str, ...] = event.__slots__
-    return event.__class__.__name__, *(value_facts(getattr(event, name)) for name in names)
+    return name_of(event), *(value_facts(getattr(event, name)) for name in names)

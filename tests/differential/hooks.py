@@ -351,7 +351,7 @@ def server_for(version: Version, setting: int, lacks: int, *, asks: bool, plain:
     given |= {name: made(name) for name in names if name not in left_out}
     if plain == "some":
         given["sync_hooks"] = "inline" if lacks % 2 else "thread"
-    server = kind(s.Options(**given, resolver=_Resolver(made("resolver"))))
+    server = kind(s.Options(**version.fields(**given), resolver=_Resolver(made("resolver"))))
     server.log = logging.Logger("smtpproto", logging.CRITICAL)  # noqa: LOG001 - that of the name is everybody's
     return server
 
@@ -364,9 +364,13 @@ _LACKING: Final[Sequence[frozenset[str]]] = (
 )
 
 
-def facts_of_connection() -> dict[str, Any]:
+def facts_of_connection(version: Version) -> dict[str, Any]:
     """What a connection is made with."""
-    return {
-        "local": ("192.0.2.25", 25), "peer": ("192.0.2.1", 4321), "session_id": "0123456789abcdef",
-        "tls_available": True, "entropy": ENTROPY, "started": 0,
-    }  # fmt: skip
+    return version.fields(
+        local=("192.0.2.25", 25),
+        remote=("192.0.2.1", 4321),
+        id="0123456789abcdef",
+        tls_available=True,
+        entropy=ENTROPY,
+        started=0,
+    )

@@ -46,7 +46,7 @@ class _Then:
         server = self.server = server_for(version, talk.setting, talk.lacks, asks=talk.asks)
         server.stage = self.stage
         core = self.core = version.smtpproto.Connection(
-            server.options, ask=server._questions(), **facts_of_connection()
+            server.options, ask=server._questions(), **facts_of_connection(version)
         )
         self.serving: Any = self.s.Serving(server, core, self.stage.clock)
         server.connections.add(core.session)

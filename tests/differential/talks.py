@@ -52,7 +52,7 @@ SETTINGS: Final[Sequence[Mapping[str, Any]]] = tuple(
         {"secure": True, "max_line_length": 4096},
         {"needs_upgrade": True, "max_line_length": 4096},
         {"needs_upgrade": True, "lmtp": True, "auth_optional": False},
-        {"secured": True},
+        {"tls_upstream": True},
         {"max_recipients": 2, "lmtp": True, "max_line_length": 4096},
         {"max_recipients": 1, "max_unknown_commands": 2, "max_auth_attempts": 1},
         {"hide_dsn": False, "hide_requiretls": False, "unknown_parameters": "accept"},

@@ -66,4 +66,4 @@ def test_a_version_that_says_something_else_is_found_and_made_small(
 def test_the_settings_are_options_of_both_versions(both: tuple[Version, Version]) -> None:
     for version in both:
         for setting in SETTINGS:
-            version.smtpproto_server.Options(**setting)
+            version.smtpproto_server.Options(**version.fields(**setting))

@@ -14,11 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
-__all__ = ["NotInHistory", "Version", "earlier", "today"]
+__all__ = ["NAMES_NOW", "NAMES_THEN", "NotInHistory", "Version", "earlier", "today"]
 
 ROOT: Final = Path(__file__).parents[2]
+TODAY: Final = "today"
+NAMES_THEN: Final[Mapping[str, str]] = {
+    "HelloRequested": "HelloReceived",
+    "CommandRequested": "CommandReceived",
+    "ProtocolOptions": "Options",
+    "tls_upstream": "secured",
+    "remote": "peer",
+    "id": "session_id",
+    "xclient": "x_client",
+    "xforward": "x_forward",
+}
+NAMES_NOW: Final = {then: now for now, then in NAMES_THEN.items() if then != "Options"}
+"""By the earlier name, for those that one version alone has."""
 PACKAGES: Final = ("smtpproto", "smtpproto_server")
 
 
@@ -34,10 +47,18 @@ class Version:
     smtpproto: Any
     smtpproto_server: Any
 
+    def name_of(self, name: str) -> str:
+        """What this version calls what has this name today."""
+        return name if self.name == TODAY else NAMES_THEN.get(name, name)
+
+    def fields(self, **given: Any) -> dict[str, Any]:
+        """Keyword arguments by today's names, as this version names them."""
+        return {self.name_of(name): value for name, value in given.items()}
+
 
 def today() -> Version:
     """The packages that everybody imports."""
-    return Version("today", *(importlib.import_module(name) for name in PACKAGES))
+    return Version(TODAY, *(importlib.import_module(name) for name in PACKAGES))
 
 
 def earlier(commit: str) -> Version:

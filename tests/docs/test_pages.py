@@ -73,7 +73,7 @@ def test_the_table_of_options_has_a_text_for_each(facts: dict[str, Any]) -> None
 
 def test_the_table_of_options_tells_the_core_s_from_the_adapters(facts: dict[str, Any]) -> None:
     in_core = {row.name for row in facts["option_rows"]() if row.in_core}
-    assert in_core == {field.name for field in fields(smtpproto.Options)}
+    assert in_core == {field.name for field in fields(smtpproto.ProtocolOptions)}
 
 
 def test_the_tables_of_events_and_the_reference_have_every_event(facts: dict[str, Any]) -> None:

@@ -55,8 +55,8 @@ class Message:
     client: tuple[str, int]
     client_hostname: str
     proxy: ProxyInfo | None
-    x_client: dict[str, str | None]
-    x_forward: dict[str, str | None]
+    xclient: dict[str, str | None]
+    xforward: dict[str, str | None]
 
     @property
     def sender(self) -> str:
@@ -104,8 +104,8 @@ class Mailbox:
                 client=(session.remote_address, session.remote_port),
                 client_hostname=session.client_hostname,
                 proxy=session.proxy,
-                x_client=dict(session.x_client),
-                x_forward=dict(session.x_forward),
+                xclient=dict(session.xclient),
+                xforward=dict(session.xforward),
             )
         )
         if not self._lmtp:

@@ -64,7 +64,7 @@ def test_it_asks_for_notifications(runtime: str, trust: Trust) -> None:
     with receiving(runtime) as server:
         succeeds("msmtp", *arguments(server, trust), *dsn, "--", BOB, stdin=LOCAL)
         envelope = server.only_message().envelope
-        assert (envelope.dsn.ret, envelope.rcpt_to[0].dsn.notify) == ("HDRS", ["FAILURE", "DELAY"])
+        assert (envelope.dsn.ret, envelope.rcpt_to[0].dsn.notify) == ("HDRS", ("FAILURE", "DELAY"))
 
 
 @pytest.mark.parametrize("recipient", ["nobody@example.org", "full@example.org"])

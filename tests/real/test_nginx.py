@@ -123,9 +123,9 @@ def test_its_xclient_says_who_the_client_is_and_who_logged_in(
         smtp.sendmail("a@example.com", BOB, MESSAGE)
         message = server.only_message()
         assert (message.content, message.client[0], message.user) == (MESSAGE, FAR, USER)
-        assert message.x_client["ADDR"] == FAR
-        assert message.x_client["LOGIN"] == USER
-        assert message.x_client["NAME"] is None, "it has no resolver"
+        assert message.xclient["ADDR"] == FAR
+        assert message.xclient["LOGIN"] == USER
+        assert message.xclient["NAME"] is None, "it has no resolver"
         assert server.mailbox.attempts == ["XCLIENT"]
 
 

@@ -111,7 +111,7 @@ def test_it_asks_for_notifications(runtime: str, trust: Trust) -> None:
         send(server, trust, {"ignoreTLS": True}, {"dsn": dsn})
         envelope = server.only_message().envelope
         assert (envelope.dsn.envid, envelope.dsn.ret) == ("id with + and =", "HDRS")
-        assert envelope.rcpt_to[0].dsn.notify == ["FAILURE"]
+        assert envelope.rcpt_to[0].dsn.notify == ("FAILURE",)
         assert envelope.rcpt_to[0].dsn.orcpt == "rfc822;o@example.org"
 
 

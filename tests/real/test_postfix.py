@@ -262,7 +262,7 @@ def test_it_tells_a_filter_whom_it_has_the_message_from(runtime: str, relay: Pos
             smtp.sendmail(SENDER, at(server, "bob", "filter"), MESSAGE)
         relay.wait_until(relay.drained)
         message = server.only_message()
-        told = dict(message.x_forward)
+        told = dict(message.xforward)
         assert re.fullmatch("[0-9A-Za-z]+", told.pop("IDENT") or "")  # the queue's name for it
         assert told == {
             "NAME": "far.example", "ADDR": "192.0.2.7", "PORT": "1234",
@@ -275,7 +275,7 @@ def test_it_tells_a_filter_nothing_that_may_not_know(runtime: str, relay: Postfi
     with receiving(runtime, use_xforward=["192.0.2.1"]) as server:
         relay.submit(LOCAL, at(server, "bob", "filter"))
         relay.wait_until(relay.drained)
-        assert server.only_message().x_forward == {}
+        assert server.only_message().xforward == {}
 
 
 @pytest.mark.parametrize(

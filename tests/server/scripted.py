@@ -209,7 +209,7 @@ class PlayedServer(ScriptedServer):
 
     def _build_contexts(self) -> TlsContexts:
         """Those that were built for the same options: a test has hundreds of servers."""
-        key = repr([getattr(self.options, name) for name in (*TLS_OPTION_NAMES, "name", "secured")])
+        key = repr([getattr(self.options, name) for name in (*TLS_OPTION_NAMES, "name", "tls_upstream")])
         if key not in self.built:
             self.built[key] = super()._build_contexts()
         return self.built[key]

@@ -23,7 +23,8 @@ from server.scripted import (
     hook,
     waiting,
 )
-from smtpproto import Accept, AuthRequest, PlainCredentials, Reject
+from smtpproto import Accept, PlainCredentials, Reject
+from smtpproto.extending import AuthRequest
 from smtpproto_server import Wait
 from smtpproto_server._driver import LINGER, LINGER_OCTETS
 

@@ -65,10 +65,7 @@ def test_a_plain_hook_that_was_given_up_keeps_its_session_and_never_sees_a_later
     assert play.server.connections == {now}
     assert (now.id, now.remote_address) == (session.id, session.remote_address)
     assert str(now.envelope.mail_from) == "other@x.test"
-    session.envelope.rcpt_to.clear()  # nor does the connection see what the hook does to it
-    session.x_client["NAME"] = "forged"
-    assert len(now.envelope.rcpt_to) == 1
-    assert not now.x_client
+    assert [str(each) for each in session.envelope.rcpt_to] == ["b@y.test"]
     assert [info["stage"] for _, info in play.errors] == ["hook"]
     play.lose()
     play.ends()

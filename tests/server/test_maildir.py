@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from smtpproto import Address, Envelope, Reject, Session
+from smtpproto import Reject, Session
+from smtpproto.testing import make_session
 from smtpproto_server._delivery import IN_MEMORY, Incoming
 from smtpproto_server._maildir import STALE_AFTER, Maildir
 from smtpproto_server._stream import StreamAborted
@@ -57,13 +58,15 @@ def then(*chunks: bytes, happens: Callable[[], object], more: bytes = b"more") -
 
 
 def session(*recipients: str, lmtp: bool = False) -> Session:
-    made = Session("0123456789abcdef", remote=("192.0.2.1", 4711), lmtp=lmtp)
-    made.opening_command = "LHLO" if lmtp else "EHLO"
-    made.host_name_appears_as = "mx.example"
-    made.envelope = Envelope()
-    made.envelope.mail_from = Address("a@example.com")
-    made.envelope.rcpt_to = [Address(each) for each in recipients or ("b@example.org",)]
-    return made
+    return make_session(
+        "a@example.com",
+        recipients or ("b@example.org",),
+        remote_address="192.0.2.1",
+        remote_port=4711,
+        lmtp=lmtp,
+        opening_command="LHLO" if lmtp else "EHLO",
+        host_name_appears_as="mx.example",
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from server.scripted import DOWN, TIMEOUT, Asked, Play, Scripted, hook, waiting
-from smtpproto import ACCEPT, Engine, Options, Signal
+from smtpproto import ACCEPT, ProtocolOptions, Signal
+from smtpproto.extending import Engine
 from smtpproto_anyio._server import Connection as OnAnyio
 from smtpproto_asyncio._server import Connection as OnAsyncio
 from smtpproto_blocking._server import Connection as OnBlocking
@@ -228,15 +229,15 @@ class Hasty(Engine):
 
     def __init__(self, outside: Callable[[Engine], None]) -> None:
         self.outside: Callable[[Engine], None] = outside
-        self.recipients: int = 0
-        super().__init__(Options(auth_optional=True, hide_enhancedstatuscodes=False))
+        self.rcpts: int = 0
+        super().__init__(ProtocolOptions(auth_optional=True, hide_enhancedstatuscodes=False))
 
     def ask_mail(self, address: Address) -> Accept:  # noqa: ARG002
         self.outside(self)
         return ACCEPT
 
     def ask_rcpt(self, address: Address) -> Accept:  # noqa: ARG002
-        self.recipients += 1
+        self.rcpts += 1
         return ACCEPT
 
     def put(self, event: Event) -> bool:
@@ -264,7 +265,7 @@ def test_the_engines_own_fast_path_does_not_outlive_a_call_from_outside(
             engine.data_to_send()
     assert engine.advance() is Signal.CLOSED
     assert engine.data_to_send() == said
-    assert engine.recipients == 0
+    assert engine.rcpts == 0
 
 
 # --- names ------------------------------------------------------------------------------------------

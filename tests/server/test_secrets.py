@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from running import running
-from smtpproto import Accept, ConfigurationError, Reject, option
+from smtpproto import Accept, ConfigurationError, Reject
+from smtpproto.extending import option
 from smtpproto.testing import play
 from smtpproto_server import Options, TlsContexts
 

@@ -203,7 +203,7 @@ def test_under_implicit_tls_only_so_many_refusals_are_pending() -> None:
     server.closed(begun_ones[2].session, "refused", refused=True)
     assert begun(server)
     assert begun(server) is None
-    plain_server = ScriptedServer(max_clients=1, secure=True, secured=True)
+    plain_server = ScriptedServer(max_clients=1, secure=True, tls_upstream=True)
     assert all(begun(plain_server) for _ in range(5))
 
 
@@ -310,7 +310,7 @@ def test_contexts_are_made_once_and_updated_in_place(caplog: pytest.LogCaptureFi
 def test_a_server_behind_a_tls_proxy_is_not_warned_of_its_certificate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ScriptedServer(secured=True).prepare()
+    ScriptedServer(tls_upstream=True).prepare()
     assert not caplog.records
 
 
@@ -320,7 +320,7 @@ def test_options_that_need_tls_are_refused_without_it(name: str, monkeypatch: py
     needs: dict[str, Any] = {name: True, "name": "without-cryptography.test"}
     with pytest.raises(ConfigurationError, match=f"{name}=True needs TLS"):
         ScriptedServer(**needs).prepare()
-    ScriptedServer(**needs, secured=True).prepare()
+    ScriptedServer(**needs, tls_upstream=True).prepare()
 
 
 def test_without_tls_and_the_need_for_it_a_server_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_without_tls_and_the_need_for_it_a_server_can_be_made(monkeypatch: pytes
 
 
 def test_what_is_wide_open_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    server = ScriptedServer(use_proxy=True, use_xclient=["192.0.2.1"], use_xforward=True, secured=True)
+    server = ScriptedServer(use_proxy=True, use_xclient=["192.0.2.1"], use_xforward=True, tls_upstream=True)
     for _ in range(3):
         server.prepare()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtpproto import IncomingMessage, Options
+from smtpproto import IncomingMessage, ProtocolOptions
 from smtpproto_server import AsyncStream, Stream, StreamAborted
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Read:
     """A stream of either kind over given chunks, read in plain words. It is its own source."""
 
     def __init__(self, coroutine: bool, *chunks: bytes | BaseException) -> None:
-        self.message: IncomingMessage = IncomingMessage(Options(size=10))
+        self.message: IncomingMessage = IncomingMessage(ProtocolOptions(size=10))
         self.left: list[bytes | BaseException] = list(chunks)
         self.stream: Any = (AsyncStream if coroutine else Stream)(self, self.message)
         self.coroutine: bool = coroutine

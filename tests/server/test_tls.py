@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproto import ConfigurationError
+from smtpproto._tls import standard_name
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
-from smtpproto_server._tls_channel import CHUNK, RECORD, TlsChannel, standard_name
+from smtpproto_server._tls_channel import CHUNK, RECORD, TlsChannel
 from smtpproto_server._tls_names import MAX_CLIENT_HELLO, ClientHello
 
 if TYPE_CHECKING:
@@ -1067,6 +1068,7 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 
 from smtpproto import ConfigurationError
+from smtpproto._tls import standard_name
 from smtpproto_server._tls import TlsContexts
 
 contexts = TlsContexts({}, name="mail.example")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpproto import Address, Envelope, Session
+from smtpproto import Address, Session
+from smtpproto.testing import make_session
 from smtpproto_server._trace import trace_lines
 
 if TYPE_CHECKING:
@@ -31,16 +32,16 @@ def address(text: str) -> Address:
 def session(
     *, sender: str | None = "a@example.com", to: tuple[str, ...] = ("b@example.org",), **facts: Any
 ) -> Session:
-    made = Session("0123456789abcdef", remote=("192.0.2.1", 4711))
-    made.client_hostname = "client.example"
-    made.opening_command = "EHLO"
-    made.host_name_appears_as = "mx.example"
-    made.envelope = Envelope()
-    made.envelope.mail_from = None if sender is None else address(sender)
-    made.envelope.rcpt_to = [address(each) for each in to]
-    for name, value in facts.items():
-        setattr(made, name, value)
-    return made
+    known: dict[str, Any] = {
+        "remote_address": "192.0.2.1",
+        "remote_port": 4711,
+        "client_hostname": "client.example",
+        "opening_command": "EHLO",
+        "host_name_appears_as": "mx.example",
+    }
+    return make_session(
+        None if sender is None else address(sender), [address(each) for each in to], **known | facts
+    )
 
 
 def trace(made: Session, *, received_by: str = "here.example", when: float | dt.datetime = NOON) -> bytes:
@@ -156,9 +157,7 @@ def test_by_is_a_domain_whatever_was_configured(name: str, written: str) -> None
     ],
 )
 def test_with_is_the_registered_protocol(facts: dict[str, Any], smtp_utf8: bool, protocol: str) -> None:
-    made = session(**facts)
-    made.envelope.smtp_utf8 = smtp_utf8
-    assert f" with {protocol} id " in received(made)
+    assert f" with {protocol} id " in received(session(**facts, smtp_utf8=smtp_utf8))
 
 
 def test_the_user_is_not_named() -> None:

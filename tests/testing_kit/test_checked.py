@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,9 +22,8 @@ from smtpproto import (
     DataStarted,
     Event,
     MailRequested,
-    Mechanism,
     NeedsStartTLS,
-    Options,
+    ProtocolOptions,
     RcptRequested,
     Reject,
     Signal,
@@ -31,6 +31,8 @@ from smtpproto import (
     TimerChanged,
     TlsDetails,
 )
+from smtpproto._values import write
+from smtpproto.extending import Mechanism
 from smtpproto.testing import (
     ENTROPY,
     INVARIANTS,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from smtpproto import Session
     from smtpproto.testing.strategies import Fields, Given, Said
 
-MADE: Final[dict[str, Any]] = {"tls_available": True, "entropy": ENTROPY, "peer": ("192.0.2.1", 4321)}
+MADE: Final[dict[str, Any]] = {"tls_available": True, "entropy": ENTROPY, "remote": ("192.0.2.1", 4321)}
 
 
 def checked(fault: type[Connection] = Connection, **fields: Any) -> CheckedConnection:
@@ -144,13 +146,13 @@ class PlaintextKept(Changing):
 class HelloKept(Connection):
     def tls_established(self, details: TlsDetails | None = None) -> None:
         super().tls_established(details)
-        self.session.opening_command = "EHLO"
+        write(self.session, "opening_command", "EHLO")
 
 
 class NotSecure(Connection):
     def tls_established(self, details: TlsDetails | None = None) -> None:
         super().tls_established(details)
-        self.session.secure = False
+        write(self.session, "secure", False)
 
 
 class CountersSetBack(Connection):
@@ -164,7 +166,7 @@ class EnvelopeKept(Connection):
         envelope = self.session.envelope
         super().decide(decision)
         if self.state is State.READY:
-            self.session.envelope = envelope
+            write(self.session, "envelope", envelope)
 
 
 class EndOverlooked(Changing):
@@ -214,28 +216,28 @@ class ContentChanged(Changing):
 class LengthMistaken(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, DataFinished):
-            event.byte_length += 1
+            return replace(event, byte_length=event.byte_length + 1)
         return event
 
 
 class RefusalForgotten(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, DataFinished):
-            event.refusal = None
+            return replace(event, refusal=None)
         return event
 
 
 class LineBreakHandedOut(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, MailRequested):
-            event.address.args["X-Y"] = "a\r\nb"
+            write(event.address, "args", {"X-Y": "a\r\nb"})
         return event
 
 
 class RecipientSlippedIn(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, DataStarted):
-            self.session.envelope.rcpt_to *= 2
+            self.recipients *= 2
         return event
 
 
@@ -453,7 +455,7 @@ def test_a_timeout_is_no_reply_to_a_command() -> None:
 
 
 def test_it_is_made_as_a_connection_is_made() -> None:
-    connection = CheckedConnection(Options(name="mx.test"), peer=("192.0.2.1", 1), session_id="s")
+    connection = CheckedConnection(ProtocolOptions(name="mx.test"), remote=("192.0.2.1", 1), id="s")
     assert (connection.session.id, connection.session.remote_address) == ("s", "192.0.2.1")
     assert connection.conversation == ""
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from smtpproto import Accept, Connection, DataFinished, Options, RcptRequested, Reject
+from smtpproto import Accept, Connection, DataFinished, ProtocolOptions, RcptRequested, Reject
 from smtpproto.testing import ENTROPY, CheckedConnection, Client, ConnectionEndpoint, split_replies
 from smtpproto.testing._endpoint import masked
 
@@ -72,7 +72,7 @@ def test_a_refused_message_is_not_sent(how: dict[str, Any], replies: list[str]) 
 def test_answers_are_used_up_in_turn_and_not_in_the_caller_s_list() -> None:
     answers = {RcptRequested: [Reject(452, text="full"), Accept()], DataFinished: Accept(text="as 1")}
     for _ in "12":
-        client = Client(ConnectionEndpoint(Connection(Options(auth_optional=True)), answers))
+        client = Client(ConnectionEndpoint(Connection(ProtocolOptions(auth_optional=True)), answers))
         client.say("EHLO a")
         replies = client.send_message(to=["b@y.test", "c@y.test"])
         assert replies[1:3] == ["452 full", "250 Accepted"]
@@ -80,7 +80,9 @@ def test_answers_are_used_up_in_turn_and_not_in_the_caller_s_list() -> None:
 
 
 def test_any_kind_of_connection_can_be_spoken_to() -> None:
-    connection = CheckedConnection(Options(name="mx.test", lmtp=True), tls_available=True, entropy=ENTROPY)
+    connection = CheckedConnection(
+        ProtocolOptions(name="mx.test", lmtp=True), tls_available=True, entropy=ENTROPY
+    )
     client = Client(ConnectionEndpoint(connection))
     assert client.greeting == "220 mx.test LMTP"
     assert client.say("STARTTLS") == ["220 2.0.0 Ready to start TLS"]
@@ -89,7 +91,7 @@ def test_any_kind_of_connection_can_be_spoken_to() -> None:
 
 
 def test_a_server_that_waits_greets_with_nothing() -> None:
-    client = Client(ConnectionEndpoint(Connection(Options(name="mx.test", use_proxy=True))))
+    client = Client(ConnectionEndpoint(Connection(ProtocolOptions(name="mx.test", use_proxy=True))))
     assert client.greeting == ""
     assert client.say("PROXY UNKNOWN") == ["220 mx.test ESMTP"]
 
@@ -102,7 +104,7 @@ def test_the_end_of_the_input_ends_the_connection() -> None:
 
 
 def test_a_transcript_has_a_line_for_each_and_no_secrets() -> None:
-    options = Options(name="mx.test", allow_insecure_auth=True, auth_methods=("PLAIN",))
+    options = ProtocolOptions(name="mx.test", allow_insecure_auth=True, auth_methods=("PLAIN",))
     client = Client(ConnectionEndpoint(Connection(options)))
     client.say("EHLO a", "AUTH PLAIN")
     client.say("AHUAcA==")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from smtpproto import OPTIONAL_QUESTIONS, Connection, Event, Options, ProxyInfo
+from smtpproto import OPTIONAL_QUESTIONS, Connection, Event, ProtocolOptions, ProxyInfo
 from smtpproto._address import read_mailbox
 from smtpproto._proxy import ProxyFault, ProxyReader
 from smtpproto.testing import ENTROPY, Outcome, drive, settle
@@ -101,7 +101,7 @@ def test_a_stuffed_message_arrives_as_it_was(content: bytes) -> None:
 @given(kit.options)
 @settings(max_examples=50)
 def test_options_can_be_had(fields: Fields) -> None:
-    assert isinstance(kit.make_options(fields), Options)
+    assert isinstance(kit.make_options(fields), ProtocolOptions)
 
 
 @given(kit.sessions, kit.options, kit.decisions, kit.cuts)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from smtpproto import Accept, Challenge, Credentials, Mechanism, Reject, Session
+from smtpproto import Accept, Challenge, Credentials, Reject, Session
+from smtpproto.extending import Mechanism
 from smtpproto_kit import DATA, DEADLINE, Client, Running, running, wait_until
 from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Options
 

@@ -217,7 +217,7 @@ def test_who_is_secured_upstream_is_secure(runtime: Runtime) -> None:
         asked.append(args)
         yield runtime.pause(0)
 
-    with running(runtime, use_proxy=True, secured=True, secure=True, on_secure=on_secure) as server:
+    with running(runtime, use_proxy=True, tls_upstream=True, secure=True, on_secure=on_secure) as server:
         with begun(server, V1).greeted() as client:
             assert client.say("STARTTLS") == "503 5.5.1 Error: TLS already active"
             (session,) = server.server.connections
@@ -310,7 +310,7 @@ def test_xforward_is_for_the_application_and_lasts_for_a_message(runtime: Runtim
 
     def on_data(stream: Any, session: Session) -> Hook:
         yield stream.read()
-        seen.append((session.x_forward.get("ADDR"), session.remote_address))
+        seen.append((session.xforward.get("ADDR"), session.remote_address))
 
     with running(runtime, use_xforward=allowed, on_data=on_data) as server:
         with server.client().greeted() as client:
