@@ -98,6 +98,7 @@ ACCEPTED: Final[Mapping[type[Event], Callable[[Core, Any], None]]] = {
 
 # Codes that Accept may carry besides 250.
 _CODES: Final[Mapping[type[Event], frozenset[int]]] = {
+    ConnectRequested: frozenset({220}),
     RcptRequested: frozenset({250, 251}),
     AuthRequested: LOGIN_CODES,
     VerifyRequested: frozenset({250, 251, 252}),

@@ -61,7 +61,7 @@ NOT_ALLOWED: Final = Reply(550, "5.7.0", "Error: Not allowed")
 
 # These two are much the same for many connections, so they are kept.
 @lru_cache(maxsize=64)
-def greeting(text: str) -> Reply:
+def greeting(text: str | tuple[str, ...]) -> Reply:
     return Reply(220, None, text)
 
 

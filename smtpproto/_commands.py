@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -155,18 +154,29 @@ def _not_a_command(core: Core, verb: str, argument: str, text: str) -> None:
         core.say_last(say.HTTP, "HTTP request")
     elif HEADER_NAME.fullmatch(verb):
         core.say_last(say.NOT_SMTP, "a header where a command belongs")
-    elif CommandRequested in core.asks and verb not in VERBS and OWN_VERB.fullmatch(verb):
-        core.ask(CommandRequested(verb, argument, core.session))
+    elif verb not in VERBS and OWN_VERB.fullmatch(verb):
+        _foreign(core, verb, argument)
     else:
         core.refuse_unknown(say.NOT_RECOGNIZED)
 
 
-def command_decided(core: Core, _event: CommandRequested, decision: Accept | Reject | None) -> None:
+def _foreign(core: Core, verb: str, argument: str) -> None:
+    """A verb that the application may have."""
+    if CommandRequested in core.asks:
+        core.ask(CommandRequested(verb, argument, core.session))
+    else:
+        core.refuse_unknown(_unknown(verb))
+
+
+def _unknown(verb: str) -> Reply:
+    return say.NOT_IMPLEMENTED if verb in VERBS else say.NOT_RECOGNIZED
+
+
+def command_decided(core: Core, event: CommandRequested, decision: Accept | Reject | None) -> None:
     if decision is None:
-        core.refuse_unknown(say.NOT_RECOGNIZED)
+        core.refuse_unknown(_unknown(event.verb))
     elif not core.one_unauthenticated_too_many():
-        default = say.OK if isinstance(decision, Accept) else say.NOT_RECOGNIZED
-        _conclude(core, decision, default)
+        _conclude(core, decision, say.OK if isinstance(decision, Accept) else _unknown(event.verb))
 
 
 # --- HELO, EHLO, LHLO ---------------------------------------------------------------------------
@@ -406,7 +416,7 @@ def _vrfy(core: Core, argument: str) -> None:
 
 def _expn(core: Core, argument: str) -> None:
     if ExpandRequested not in core.asks:
-        core.refuse_unknown(say.NOT_IMPLEMENTED)
+        _foreign(core, "EXPN", argument)
     elif core.one_unauthenticated_too_many():
         return
     elif not argument:
@@ -438,10 +448,6 @@ def _conclude(core: Core, decision: Accept | Reject, default: Reply) -> None:
     core.conclude(decided_reply(decision, default, utf8=core.session.envelope.smtp_utf8))
 
 
-def _not_implemented(core: Core, _argument: str) -> None:
-    core.refuse_unknown(say.NOT_IMPLEMENTED)
-
-
 def _starttls(core: Core, argument: str) -> None:
     """STARTTLS (RFC 3207)."""
     if argument:
@@ -462,7 +468,11 @@ def _starttls(core: Core, argument: str) -> None:
         core.ask(NeedsStartTLS())
 
 
-UNIMPLEMENTED: Final = Command(_not_implemented, counted=False)
+def _not_implemented(verb: str, *, ends_group: bool = False) -> Command:
+    return Command(
+        lambda core, argument: _foreign(core, verb, argument), counted=False, ends_group=ends_group
+    )
+
 
 VERBS: Final[Mapping[str, Command]] = {
     "HELO": Command(_hello("HELO"), ends_group=True),
@@ -481,12 +491,8 @@ VERBS: Final[Mapping[str, Command]] = {
     "XCLIENT": Command(xclient, ends_group=True),
     "XFORWARD": Command(xforward),
     "EXPN": Command(_expn, counted=False, ends_group=True),
-    "TURN": replace(UNIMPLEMENTED, ends_group=True),
-    "ETRN": UNIMPLEMENTED,
-    "SEND": UNIMPLEMENTED,
-    "SOML": UNIMPLEMENTED,
-    "SAML": UNIMPLEMENTED,
-    "BDAT": UNIMPLEMENTED,
+    "TURN": _not_implemented("TURN", ends_group=True),
+    **{verb: _not_implemented(verb) for verb in ("ETRN", "SEND", "SOML", "SAML", "BDAT")},
 }
 
 

@@ -80,10 +80,10 @@ class Core:
 
     __slots__ = (
         "asked", "asks", "buffer", "coded", "connect_due", "draining", "entropy", "eof", "events",
-        "exchange", "exchanges", "failed_logins", "flush", "guarded", "high_water", "implicit_tls",
-        "lmtp", "may_finish", "options", "out", "overdue", "peer", "proxy", "recipients", "refused",
-        "session", "started", "state", "tls_available", "transfer", "unauthenticated", "unknown",
-        "verbs", "xclient_done",
+        "exchange", "exchanges", "failed_logins", "flush", "greeting", "guarded", "high_water",
+        "implicit_tls", "lmtp", "may_finish", "options", "out", "overdue", "peer", "proxy",
+        "recipients", "refused", "session", "started", "state", "tls_available", "transfer",
+        "unauthenticated", "unknown", "verbs", "xclient_done",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,8 @@ class Core:
         self.implicit_tls: bool = options.secure and not options.tls_upstream
         self.high_water: int = HIGH_WATER + max(options.max_line_length, options.max_auth_line_length)
         self.peer: str = session.remote_address
+        self.greeting: str | tuple[str, ...] = options.greeting
+        """Text of the 220 that greets, and of the one that follows XCLIENT."""
 
         self.recipients: list[Address] = []
         """Those of the present envelope."""

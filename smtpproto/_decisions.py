@@ -128,6 +128,11 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
                 raise AttributeError(f"Reject.{name} cannot be set: the server relies on it")
             super().__setattr__(name, value)
 
+        def __delattr__(self, name: str) -> None:
+            if name in _REJECT_FIELDS:
+                raise AttributeError(f"Reject.{name} cannot be deleted: the server relies on it")
+            super().__delattr__(name)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Reject, challenge=self.challenge), (self.code, self.enhanced, self.text)
 

@@ -64,7 +64,10 @@ class NeedsTLS(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequested(Event):
-    """A client is there; decide before it is greeted. Refusal: 554 in place of the greeting."""
+    """A client is there; decide before it is greeted. Refusal: 554 in place of the greeting.
+
+    The text of an Accept takes the place of the option `banner`.
+    """
 
     takes: ClassVar[tuple[type[Decision] | None, ...]] = _YES_OR_NO
     session: Session

@@ -118,4 +118,4 @@ def _greet_again(core: Core) -> None:
     core.move(Step.XCLIENT)
     if core.xclient_done:
         core.announce_client()
-    core.say(say.greeting(core.options.greeting))
+    core.say(say.greeting(core.greeting))

@@ -128,7 +128,11 @@ def connect_decided(core: Core, _event: Event, decision: Accept | Reject) -> Non
         core.say_last(
             say.uncoded(decided_reply(decision, say.CONNECTION_REFUSED)), "refused by the application"
         )
-    elif core.implicit_tls and not core.draining:
+        return
+    if decision.text is not None:
+        banner, *more = (decision.text,) if isinstance(decision.text, str) else decision.text or ("",)
+        core.greeting = (core.options.greeting_with(banner), *more)
+    if core.implicit_tls and not core.draining:
         core.ask(SecureRequested(core.session))
     else:
         _greet(core)
@@ -154,4 +158,4 @@ def _greet(core: Core) -> None:
     if not entitled:
         core.announce_client()
     core.move(Step.GREETING)
-    core.say(say.greeting(core.options.greeting))
+    core.say(say.greeting(core.greeting))

@@ -320,9 +320,13 @@ class ProtocolOptions:
 
     @cached_property
     def greeting(self) -> str:
-        """Text of the greeting, and of the 220 that follows XCLIENT."""
+        """Text of the greeting."""
+        return self.greeting_with(self.banner)
+
+    def greeting_with(self, banner: str) -> str:
+        """Text of a greeting with another banner."""
         word = "LMTP" if self.lmtp else "ESMTP"
-        return f"{self.host} {word}{' ' if self.banner else ''}{self.banner}"
+        return f"{self.host} {word}{' ' if banner else ''}{banner}"
 
     @cached_property
     def host(self) -> str:

@@ -124,7 +124,7 @@ class Session(_Settable[User, State]):
 
     # A __dict__ for the application, made only if it is used.
     __slots__ = (
-        "__dict__", "_after_reply", "client_hostname", "close_reason", "envelope", "error",
+        "__dict__", "after_reply_calls", "client_hostname", "close_reason", "envelope", "error",
         "host_name_appears_as", "id", "listener", "lmtp", "local_address", "local_port", "opening_command",
         "peer_certificate", "proxy", "remote_address", "remote_port", "secure", "servername",
         "tls_options", "transaction", "xclient", "xforward",
@@ -171,7 +171,8 @@ class Session(_Settable[User, State]):
     close_reason: str | None
     """Why the connection has ended; None while it goes on."""
 
-    _after_reply: list[Callable[[], object]] | None
+    after_reply_calls: list[Callable[[], object]]
+    """What `after_reply` was given: for whoever drives the connection, who calls and removes it."""
 
     def __init__(
         self,
@@ -199,6 +200,7 @@ class Session(_Settable[User, State]):
             "envelope": Envelope(),
             "xclient": _NOTHING,
             "xforward": _NOTHING,
+            "after_reply_calls": [],
         }
         for name in _NONE_AT_FIRST:
             write(self, name, None)
@@ -228,17 +230,7 @@ class Session(_Settable[User, State]):
         """
         if not callable(call) or inspect.iscoroutinefunction(call):
             raise TypeError(f"after_reply takes a plain function, not {call!r}")
-        if self._after_reply is None:
-            write(self, "_after_reply", [])
-        self._after_reply.append(call)  # type: ignore[union-attr] # it was made above
-
-    def take_after_reply(self) -> Sequence[Callable[[], object]]:
-        """What `after_reply` was given, once: for those who drive a connection."""
-        calls = self._after_reply
-        if calls is None:
-            return ()
-        write(self, "_after_reply", None)
-        return calls
+        self.after_reply_calls.append(call)
 
     if not TYPE_CHECKING:  # as for every frozen value
 
@@ -248,14 +240,14 @@ class Session(_Settable[User, State]):
             write(self, name, value)
 
         def __delattr__(self, name: str) -> None:
-            if name in _FIELDS:
+            if name in _READ_ONLY or name in _Settable.__slots__:
                 raise AttributeError(f"session.{name} cannot be deleted: the server relies on it")
             object.__delattr__(self, name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             **self.facts(),
-            "_after_reply": None,
+            "after_reply_calls": [],
             "envelope": self.envelope.copy(),
             **self.__dict__,
         }
@@ -269,10 +261,10 @@ class Session(_Settable[User, State]):
 
 
 _NOTHING: Final[Mapping[str, str | None]] = {}
-_FIELDS: Final = frozenset({*_Settable.__slots__, *Session.__slots__}) - {"__dict__", "_after_reply"}
+_FIELDS: Final = frozenset({*_Settable.__slots__, *Session.__slots__}) - {"__dict__", "after_reply_calls"}
 _READ_ONLY: Final = frozenset(Session.__slots__) - {"__dict__"}
 _NONE_AT_FIRST: Final = (
-    "_after_reply", "close_reason", "error", "peer_certificate", "proxy", "servername", "state",
+    "close_reason", "error", "peer_certificate", "proxy", "servername", "state",
     "tls_options", "user",
 )  # fmt: skip
 
@@ -282,4 +274,6 @@ def successor(session: Session) -> Session:
     new, present = copy.copy(session), session.envelope
     write(new, "envelope", copy.copy(present))  # it grows with the transaction
     write(present, "_recipients", present.rcpt_to)
+    write(new, "after_reply_calls", session.after_reply_calls)
+    write(session, "after_reply_calls", [])
     return new

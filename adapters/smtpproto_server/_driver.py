@@ -154,6 +154,8 @@ class Driver(Calls):
     def room(self) -> None:
         """All that was to be sent has gone."""
         self.full = False
+        if self.answered:
+            self.replies_sent()
         self.clocks.since = 0.0
         self.go_on()
 
@@ -220,6 +222,8 @@ class Driver(Calls):
                         return
                     continue
                 if self.out and signal is not _PAUSED:  # a hook that waits has had it sent
+                    if self.session.after_reply_calls and self.transfer is None:
+                        self.replies_queued()
                     self._flush()
                 if self.noted:
                     continue
@@ -512,6 +516,7 @@ class Driver(Calls):
         if self.waits not in _ENDING:
             self.waits, self.ends = Wait.LAST_REPLY, self.clock() + LAST_WORDS
             self.answer = NO_ANSWER
+            self.replies_queued()
             if not self._say_last(goodbye=self.reason not in _PEER_IS_GONE):
                 self._part()
                 return

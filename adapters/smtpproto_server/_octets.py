@@ -28,7 +28,7 @@ _STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA:
 class Octets(Engine):
     """The engine of a connection, with what carries its octets."""
 
-    __slots__ = ("channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
+    __slots__ = ("answered", "channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
 
     def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         """`facts` are what an Engine takes besides its options."""
@@ -36,6 +36,8 @@ class Octets(Engine):
         self.clock: Callable[[], float] = clock
         self.clocks: Clocks = Clocks(server.options)
         self.channel: TlsChannel | None = None
+        self.answered: list[Callable[[], object]] = []
+        """What hooks gave to `after_reply`, and the reply is queued."""
         self.full: bool = False
         """Not all that was sent has gone; `room` will be called."""
         self.held: bool = False
@@ -81,6 +83,25 @@ class Octets(Engine):
             octets = channel.outgoing()
         if not self.lost:
             self.send(octets)
+        if self.answered and not self.full:
+            self.replies_sent()
+
+    def replies_queued(self) -> None:
+        """The commands whose hooks gave something to `after_reply` have their replies queued."""
+        calls = self.session.after_reply_calls
+        self.answered += calls
+        calls.clear()
+
+    def replies_sent(self) -> None:
+        """All replies were handed to the system."""
+        calls, self.answered = self.answered, []
+        for call in () if self.lost else calls:
+            try:
+                call()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - contained as in a hook
+                self.server.report(error, "hook", self.session)
 
     def flush_due(self) -> None:
         """A hook is waited for: what was answered before it goes out."""

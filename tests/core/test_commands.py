@@ -747,8 +747,14 @@ def test_a_verb_of_the_applications_own() -> None:
     assert own("XYZ", answer=Reject())[:2] == ([NOT_RECOGNIZED], 0)
     assert own("XYZ", answer=Reject(421))[0] == ["421 4.3.2 Service not available, closing connection"]
     assert own("XYZ", answer=None)[:2] == ([NOT_RECOGNIZED], 1)
-    for line in ("x_z", "Ñ", "", "BDAT 1", "LHLO a", "Subject: x", "GET / HTTP/1.1"):
+    for line in ("x_z", "Ñ", "", "LHLO a", "Subject: x", "GET / HTTP/1.1"):
         assert own(line, answer=Accept())[2] == []
+    for verb in ("TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT", "EXPN"):  # before every 502
+        replies, unknown, events = own(f"{verb} x", answer=Accept(text="done"))
+        assert (replies, unknown) == (["250 2.0.0 done"], 0)
+        assert [(event.verb, event.argument) for event in events] == [(verb, "x")]
+        assert own(verb, answer=None)[:2] == (["502 5.5.1 Error: command not implemented"], 1)
+        assert own(verb, answer=Reject())[:2] == (["502 5.5.1 Error: command not implemented"], 0)
     limits: dict[str, Any] = {"auth_optional": False, "max_allowed_unauthenticated_commands": 2}
     assert own("XYZ", "XYZ", answer=Accept(), **limits)[0] == ["250 2.0.0 OK", TOO_MANY_UNAUTHENTICATED]
 

@@ -185,6 +185,29 @@ def test_the_greeting() -> None:
     assert play(name="") == ["220 localhost ESMTP"]
 
 
+@pytest.mark.parametrize(("accept", "greeting"), [
+    (Accept(220, text="mail is welcome"), ["220 mx.test ESMTP mail is welcome"]),
+    (Accept(text="hi\r\nthere"), ["220-mx.test ESMTP hi", "220 there"]),
+    (Accept(text=["a", "b"]), ["220-mx.test ESMTP a", "220 b"]),
+    (Accept(text=""), ["220 mx.test ESMTP"]),
+    (Accept(220, "2.1.1"), ["220 mx.test ESMTP of the options"]),
+])  # fmt: skip
+def test_the_text_of_an_accept_greets_in_place_of_the_banner(accept: Accept, greeting: list[str]) -> None:
+    how: dict[str, Any] = {"answers": {ConnectRequested: accept}, "banner": "of the options"}
+    assert "\n".join(play(**how)).split("\n") == greeting
+    again = play("XCLIENT ADDR=192.0.2.9", use_xclient=True, **how)
+    assert "\n".join(again).split("\n") == [*greeting, *greeting]
+
+
+@pytest.mark.parametrize("code", [250, 221, 299])
+def test_an_accept_of_a_connection_has_no_other_code_than_220(code: int) -> None:
+    connection = Connection()
+    while connection.question is None:
+        connection.next_event()
+    with pytest.raises(DecisionError, match="its Accept takes the codes 220"):
+        connection.decide(Accept(code))
+
+
 def test_a_connection_begins_in_this_order() -> None:
     connection = made(use_proxy=True, secure=True)
     assert connection.next_event() == TimerChanged("session_timeout", 3600.0)

@@ -58,7 +58,21 @@ def _is_not_reported(new: tuple[Any, ...], old: tuple[Any, ...]) -> bool:
     return bool(only_hooks and rest == fewer and (new[0], new[1][:-1]) == (old[0], old[1][:-1]))
 
 
+def _asked_about(new: tuple[Any, ...], old: tuple[Any, ...]) -> bool:
+    """The application is asked for a command that had got a 502, or the last 421, without that."""
+    return (b"502 " in old[0] or b"unrecognized" in old[0]) and _commands(new) > _commands(old)
+
+
+def _commands(step: tuple[Any, ...]) -> int:
+    return sum(seen[:1] == ("CommandRequested",) or seen[:2] == ("hook", "on_command") for seen in step[1])
+
+
 DELIBERATE: Final[Sequence[Deliberate]] = (
+    Deliberate(
+        "on_command is asked before every 502: for TURN, ETRN, SEND, SOML, SAML and BDAT, and for EXPN where "
+        "there is no on_expn.",
+        _asked_about,
+    ),
     Deliberate(
         "Octets are read while a hook is waited for. So a client that begins its handshake before the 220 "
         "has sent data after STARTTLS (RFC 3207), also where the two came separately.",
