@@ -14,7 +14,6 @@ from smtpproto import Envelope
 from smtpproto._address import Address, read_mailbox, read_path
 from smtpproto._grammar import decode_xtext, encode_xtext
 from smtpproto._parameters import ParameterRules, apply_mail_parameters, apply_rcpt_parameters
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -238,7 +237,7 @@ def _applied(text: str, how: int) -> tuple[Args, tuple[object, ...]] | None:
     if how & MAIL:
         refusal = apply_mail_parameters(text, mailbox, envelope, rules=rules, secure=bool(how & SECURE))
     else:
-        write(envelope, "smtp_utf8", bool(how & UTF8))
+        envelope._smtp_utf8 = bool(how & UTF8)
         refusal = apply_rcpt_parameters(text, mailbox, envelope, rules=rules)
     for number, word in enumerate(KEYWORDS):
         if word in text:

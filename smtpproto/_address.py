@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from smtpproto._grammar import (
@@ -23,7 +22,7 @@ from smtpproto._grammar import (
     has_forbidden,
     is_domain,
 )
-from smtpproto._values import Frozen, frozen, write
+from smtpproto._values import ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,19 +43,25 @@ class RecipientDsn(NamedTuple):
     """Whom the message was first addressed to: `type;address`, decoded (§4.2)."""
 
 
-@frozen
-class Address(Frozen):
+_NO_DSN: Final = RecipientDsn()
+
+
+class Address:
     """A sender or a recipient. Two are equal when their text is, octet for octet."""
 
-    address: str
+    __slots__ = ("_address", "_args", "_dsn")
+
+    address: ReadOnly[str] = ReadOnly()
     """As sent, without a source route; "" is the null reverse-path `<>`."""
-    args: Mapping[str, str | Literal[True]] = MappingProxyType({})
+    args: ReadOnly[Mapping[str, str | Literal[True]]] = ReadOnly()
     """The parameters of the command by upper-case keyword, decoded; True for one without a value."""
-    dsn: RecipientDsn = RecipientDsn()
+    dsn: ReadOnly[RecipientDsn] = ReadOnly()
     """NOTIFY and ORCPT; a sender has none."""
 
     def __init__(self, address: str) -> None:
-        write(self, "address", address)
+        self._address: str = address
+        self._args: Mapping[str, str | Literal[True]] = {}
+        self._dsn: RecipientDsn = _NO_DSN
 
     @classmethod
     def parse(cls, text: str) -> Address:

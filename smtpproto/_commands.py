@@ -32,7 +32,6 @@ from smtpproto._message import data
 from smtpproto._parameters import ParameterRules, apply_mail_parameters, apply_rcpt_parameters
 from smtpproto._reply import MAX_REPLY_LINE, Reply, single_line
 from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -204,8 +203,8 @@ def hello_decided(core: Core, event: HelloRequested, decision: Accept | Reject |
     session = core.session
     core.give_up_transaction(event.verb)
     core.move(Step.HELLO)
-    write(session, "opening_command", event.verb)
-    write(session, "host_name_appears_as", event.name.lower())
+    session._opening_command = event.verb
+    session._host_name_appears_as = event.name.lower()
     text = _given_text(decision) or _hello_text(core)
     # One line, whatever it is made of: the client would take a second one for an extension.
     first = single_line(text)[:MAX_HELLO_TEXT]
@@ -322,7 +321,7 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
 
 
 def sender_accepted(core: Core, address: Address, reply: Reply = say.SENDER_OK) -> None:
-    write(core.session.envelope, "mail_from", address)
+    core.session.envelope._mail_from = address
     core.state = IN_MAIL
     core.out.append(reply.spellings[core.coded])
 

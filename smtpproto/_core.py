@@ -21,7 +21,6 @@ from smtpproto._events import (
 )
 from smtpproto._session import Envelope
 from smtpproto._state import AFTER, BEGIN, IN_TRANSACTION, State, Step
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -151,7 +150,7 @@ class Core:
     def say(self, reply: Reply) -> None:
         """Queue a reply."""
         if reply.code >= 400:  # noqa: PLR2004 - RFC 5321 §4.2.1: 4yz and 5yz are the failures
-            write(self.session, "error", reply.text(coded=self.coded).replace("\r\n", "\n"))
+            self.session._error = reply.text(coded=self.coded).replace("\r\n", "\n")
         self.out.append(reply.spellings[self.coded])
 
     def conclude(self, reply: Reply) -> None:
@@ -198,7 +197,7 @@ class Core:
         if transfer is not None and not transfer.has_bare_newline and self.asked is None:
             self.tell(DataAborted(abort))
         self.state = CLOSED
-        write(self.session, "close_reason", reason)
+        self.session._close_reason = reason
         self.asked = None
         self.transfer = None
         self.exchange = None
@@ -220,21 +219,21 @@ class Core:
         """Begin a new envelope; the old one is replaced whole, so nothing can leak out of it."""
         self.new_envelope()
         if self.session.xforward:
-            write(self.session, "xforward", {})
+            self.session._xforward = {}
 
     def new_envelope(self) -> Envelope:
         """One without a sender and recipients is the present one from here on."""
         self.recipients = []
         envelope = Envelope(None, self.recipients)
-        write(self.session, "envelope", envelope)
+        self.session._envelope = envelope
         return envelope
 
     def forget_client(self) -> None:
         """What HELO and AUTH said is void."""
         session = self.session
         session.user = None
-        write(session, "opening_command", "")
-        write(session, "host_name_appears_as", "")
+        session._opening_command = ""
+        session._host_name_appears_as = ""
 
     def give_up_transaction(self, verb: str) -> None:
         """The same for a transaction that ends before its message."""

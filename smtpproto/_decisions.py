@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto._reply import ENHANCED, Reply, default_enhanced, default_text, is_blank, split_enhanced
-from smtpproto._values import Frozen, frozen, write
+from smtpproto._values import ReadOnly, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,22 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["ACCEPT", "Accept", "Challenge", "Decision", "Reject"]
 
 
-@frozen
-class Accept(Frozen):
+class Accept(Value):
     """Yes. Without fields: with the reply that the command has for success.
 
     Raises ValueError for a code outside 200-299 or an enhanced code of another class.
     """
 
-    __slots__ = ("code", "enhanced", "text", "user")
+    __slots__ = ("_code", "_enhanced", "_text", "_user")
 
-    code: int | None
+    code: ReadOnly[int | None] = ReadOnly()
     """None for the command's own; RCPT also takes 251 (RFC 5321 §3.4), a verb of your own any 2yz."""
-    enhanced: str | None
+    enhanced: ReadOnly[str | None] = ReadOnly()
     """RFC 3463 code, None for the one that goes with the command."""
-    text: str | tuple[str, ...] | None
+    text: ReadOnly[str | tuple[str, ...] | None] = ReadOnly()
     """One text or several lines; None for the command's own. In `on_connect` it is the banner's text."""
-    user: Any
+    user: ReadOnly[Any] = ReadOnly()
     """AuthRequested only: who has logged in; must be true."""
 
     def __init__(
@@ -45,11 +44,10 @@ class Accept(Frozen):
         user: Any = None,
     ) -> None:
         _check("Accept", code, range(200, 300), enhanced, "2")
-        for name, value in (("code", code), ("enhanced", enhanced), ("text", _frozen(text)), ("user", user)):
-            write(self, name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Accept, user=self.user), (self.code, self.enhanced, self.text)
+        self._code: int | None = code
+        self._enhanced: str | None = enhanced
+        self._text: str | tuple[str, ...] | None = _frozen(text)
+        self._user: Any = user
 
     def __hash__(self) -> int:
         return hash((self.code, self.enhanced, self.text))
@@ -59,7 +57,6 @@ class Accept(Frozen):
         return f"Accept({self.code!r}, {self.enhanced!r}, {self.text!r}, user={user})"
 
 
-@frozen
 class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not an error of ours
     """No. Without fields: with the reply that the place has for refusal.
 
@@ -68,13 +65,13 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
     ValueError for a challenge that is no JSON.
     """
 
-    code: int | None
+    code: ReadOnly[int | None] = ReadOnly()
     """None for the place's own."""
-    enhanced: str | None
+    enhanced: ReadOnly[str | None] = ReadOnly()
     """RFC 3463 code, None for the one that goes with the place or the code."""
-    text: str | tuple[str, ...] | None
+    text: ReadOnly[str | tuple[str, ...] | None] = ReadOnly()
     """One text or several lines; None for the place's or the code's own."""
-    challenge: Mapping[str, Any] | None
+    challenge: ReadOnly[Mapping[str, Any] | None] = ReadOnly()
     """XOAUTH2 only: sent to the client as JSON before the refusal."""
 
     def __init__(
@@ -88,10 +85,10 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
         _check("Reject", code, range(400, 600), enhanced, "45")
         lines = _frozen(text)
         super().__init__(code, enhanced, lines)
-        write(self, "code", code)
-        write(self, "enhanced", enhanced)
-        write(self, "text", lines)
-        write(self, "challenge", None if challenge is None else _json_object(challenge))
+        self._code: int | None = code
+        self._enhanced: str | None = enhanced
+        self._text: str | tuple[str, ...] | None = lines
+        self._challenge: Mapping[str, Any] | None = None if challenge is None else _json_object(challenge)
 
     @classmethod
     def parse(cls, line: str) -> Reject:
@@ -121,18 +118,6 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
         *first, last = [f"{coded}{line}".rstrip() for line in lines]
         return "\n".join([*(f"{code}-{line}" for line in first), f"{code} {last}".rstrip()])
 
-    if not TYPE_CHECKING:  # as for every frozen value; Python itself sets fields of exceptions
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if name in _REJECT_FIELDS:
-                raise AttributeError(f"Reject.{name} cannot be set: the server relies on it")
-            super().__setattr__(name, value)
-
-        def __delattr__(self, name: str) -> None:
-            if name in _REJECT_FIELDS:
-                raise AttributeError(f"Reject.{name} cannot be deleted: the server relies on it")
-            super().__delattr__(name)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Reject, challenge=self.challenge), (self.code, self.enhanced, self.text)
 
@@ -148,22 +133,18 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
         return f"Reject({self.code!r}, {self.enhanced!r}, {self.text!r})"
 
 
-@frozen
-class Challenge(Frozen):
+class Challenge(Value):
     """Not yet: send `data` as one more 334 of the SASL exchange (RFC 4954 §4)."""
 
-    __slots__ = ("data",)
+    __slots__ = ("_data",)
 
-    data: bytes
+    data: ReadOnly[bytes] = ReadOnly()
     """The octets before base64."""
 
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
             raise TypeError(f"Challenge takes bytes, not {type(data).__name__}")
-        write(self, "data", data)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Challenge, (self.data,)
+        self._data: bytes = data
 
     def __hash__(self) -> int:
         return hash(self.data)

@@ -47,7 +47,6 @@ from smtpproto._peers import canonical_address
 from smtpproto._session import Session
 from smtpproto._state import BEFORE_GREETING, COMMANDS, IN_HANDSHAKE, IN_TRANSACTION, State
 from smtpproto._tls import TlsDetails
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -319,7 +318,7 @@ class Engine(Core):
         self.undisturbed = False
         if not isinstance(self.asked, ConnectRequested) or self.events:
             raise LocalProtocolError("set_client_hostname belongs before the decision on ConnectRequested")
-        write(self.session, "client_hostname", name.lower())
+        self.session._client_hostname = name.lower()
 
     def tls_established(self, details: TlsDetails | None = None) -> None:
         """The handshake that NeedsTLS or NeedsStartTLS asked for is done."""

@@ -13,7 +13,6 @@ from smtpproto._events import AuthRequested
 from smtpproto._reply import Reply
 from smtpproto._sasl import XClientCredentials
 from smtpproto._state import AFTER, OUT_OF_ORDER, Step
-from smtpproto._values import write
 from smtpproto._xclient import XCLIENT_ATTRIBUTES, XFORWARD_ATTRIBUTES, read_attributes
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ def xforward(core: Core, argument: str) -> None:
         return
     if not core.session.xforward:
         # The first one of a transaction makes all that it does not name unavailable.
-        write(core.session, "xforward", dict.fromkeys(XFORWARD_ATTRIBUTES))
-    write(core.session, "xforward", {**core.session.xforward, **attributes})
+        core.session._xforward = dict.fromkeys(XFORWARD_ATTRIBUTES)
+    core.session._xforward = {**core.session.xforward, **attributes}
     core.say(say.OK)
 
 
@@ -99,17 +98,17 @@ def _apply(core: Core, attributes: dict[str, str | None]) -> None:
         "NAME:DEFAULT": session.client_hostname,
         "PORT:DEFAULT": str(session.remote_port),
     }
-    write(session, "xclient", {**first, **session.xclient, **attributes})
+    session._xclient = {**first, **session.xclient, **attributes}
     address, name, port = attributes.get("ADDR"), attributes.get("NAME"), attributes.get("PORT")
     if address is not None:
-        write(session, "remote_address", address)
-        write(session, "client_hostname", bracketed(address))
+        session._remote_address = address
+        session._client_hostname = bracketed(address)
         core.xclient_done = True
     if "NAME" in attributes:
         host = bracketed(session.remote_address) if name is None else name.lower()
-        write(session, "client_hostname", host)
+        session._client_hostname = host
     if port is not None:
-        write(session, "remote_port", int(port))
+        session._remote_port = int(port)
     core.forget_client()
     core.reset_transaction()
 

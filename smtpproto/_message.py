@@ -13,7 +13,6 @@ from smtpproto._decisions import ACCEPT, Accept, Reject, decided_reply
 from smtpproto._errors import DecisionError
 from smtpproto._events import DataFinished, DataRequested, DataStarted
 from smtpproto._state import AFTER, OUT_OF_ORDER, State, Step
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +92,7 @@ def _end(core: Core) -> None:
     core.transfer = None
     core.flush = False  # its reply may go with those of the commands after it
     core.state = READY
-    write(core.session, "transaction", core.session.transaction + 1)
+    core.session._transaction = core.session.transaction + 1
     core.unknown = 0
     core.reset_transaction()
 

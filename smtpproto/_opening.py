@@ -14,7 +14,6 @@ from smtpproto._events import ConnectRequested, Event, NeedsTLS, ProxyReceived, 
 from smtpproto._identity import bracketed
 from smtpproto._proxy import ProxyFault, ProxyReader
 from smtpproto._state import BEGIN, State, Step
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from smtpproto._core import Core
@@ -55,12 +54,12 @@ def read_proxy(core: Core) -> Signal | None:
     core.proxy = None
     core.stop_timer("proxy_timeout", core.options.proxy_timeout)
     session = core.session
-    write(session, "proxy", result)
+    session._proxy = result
     if isinstance(result.source, tuple):
         address, port = result.source
-        write(session, "remote_address", address)
-        write(session, "remote_port", port)
-        write(session, "client_hostname", bracketed(address))
+        session._remote_address = address
+        session._remote_port = port
+        session._client_hostname = bracketed(address)
         core.peer = address
     core.tell(ProxyReceived(result))
     if core.implicit_tls:
@@ -109,17 +108,17 @@ def secured(core: Core, details: TlsDetails) -> None:
     session = core.session
     core.stop_timer("tls_handshake_timeout", core.options.tls_handshake_timeout)
     core.move(Step.HANDSHAKE)
-    write(session, "secure", True)  # noqa: FBT003 - a field's value
-    write(session, "servername", details.servername)
-    write(session, "tls_options", details.options)
-    write(session, "peer_certificate", details.peer_certificate)
+    session._secure = True
+    session._servername = details.servername
+    session._tls_options = details.options
+    session._peer_certificate = details.peer_certificate
     if core.state is State.ARRIVED:
         _arrived(core)
         return
     # RFC 3207 §4.2: nothing that was said in the clear is known any more.
     core.forget_client()
-    write(session, "xclient", {})
-    write(session, "xforward", {})
+    session._xclient = {}
+    session._xforward = {}
     core.ask(SecureRequested(session))
 
 

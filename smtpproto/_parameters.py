@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 from smtpproto._address import RecipientDsn, read_mailbox
 from smtpproto._grammar import KEYWORD, VALUE, decode_xtext, has_forbidden
 from smtpproto._reply import Reply
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,7 +95,7 @@ def _apply(
     known = [keyword for keyword in table if keyword in args]
     if len(known) < len(args) and not rules.accept_unknown:
         return UNSUPPORTED
-    write(address, "args", args)
+    address._args = args
     for keyword in known:
         read, needs_tls = table[keyword]
         if needs_tls and not secure:
@@ -109,7 +108,7 @@ def _apply(
 
 def _note(address: Address, keyword: str, value: str) -> None:
     """Keep a parameter as it was decoded."""
-    write(address, "args", {**address.args, keyword: value})
+    address._args = {**address.args, keyword: value}
 
 
 def _read(text: str) -> dict[str, Value] | None:
@@ -161,7 +160,7 @@ def _size(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     # `isdigit` alone takes the digits of every script, and ² besides.
     if value is True or len(value) > MAX_SIZE_DIGITS or not (value.isascii() and value.isdigit()):
         return BAD_SIZE
-    write(envelope, "declared_size", int(value))
+    envelope._declared_size = int(value)
     return None
 
 
@@ -169,21 +168,21 @@ def _body(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     body_type = BODY_TYPES.get(_word(value))
     if body_type is None:
         return BAD_BODY
-    write(envelope, "body_type", body_type)
+    envelope._body_type = body_type
     return None
 
 
 def _smtputf8(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     if value is not True:
         return BAD_SMTPUTF8
-    write(envelope, "smtp_utf8", True)  # noqa: FBT003 - likewise
+    envelope._smtp_utf8 = True
     return None
 
 
 def _requiretls(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     if value is not True:
         return BAD_REQUIRETLS
-    write(envelope, "require_tls", True)  # noqa: FBT003 - a field's value
+    envelope._require_tls = True
     return None
 
 
@@ -191,7 +190,7 @@ def _ret(value: Value, _address: Address, envelope: Envelope) -> Reply | None:
     ret = RETURNS.get(_word(value))
     if ret is None:
         return BAD_RET
-    write(envelope, "dsn", envelope.dsn._replace(ret=ret))
+    envelope._dsn = envelope.dsn._replace(ret=ret)
     return None
 
 
@@ -201,7 +200,7 @@ def _envid(value: Value, address: Address, envelope: Envelope) -> Reply | None:
     if envid is None or not (envid.isascii() and envid.isprintable()):
         return BAD_ENVID
     _note(address, "ENVID", envid)
-    write(envelope, "dsn", envelope.dsn._replace(envid=envid))
+    envelope._dsn = envelope.dsn._replace(envid=envid)
     return None
 
 
@@ -258,7 +257,7 @@ def _notify(value: Value, address: Address, _envelope: Envelope) -> Reply | None
         return NEVER_ALONE
     if len(set(words)) < len(words):
         return BAD_NOTIFY
-    write(address, "dsn", RecipientDsn(tuple(words), address.dsn.orcpt))
+    address._dsn = RecipientDsn(tuple(words), address.dsn.orcpt)
     return None
 
 
@@ -277,7 +276,7 @@ def _orcpt(value: Value, address: Address, envelope: Envelope) -> Reply | None:
         return BAD_ORCPT
     orcpt = f"{kind};{original}"
     _note(address, "ORCPT", orcpt)
-    write(address, "dsn", RecipientDsn(address.dsn.notify, orcpt))
+    address._dsn = RecipientDsn(address.dsn.notify, orcpt)
     return None
 
 

@@ -10,7 +10,7 @@ import inspect
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from smtpproto._values import Frozen, frozen, write
+from smtpproto._values import ReadOnly, Value, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,29 +49,37 @@ class MessageDsn(NamedTuple):
     """The sender's envelope identifier, decoded (RFC 3461 §4.4)."""
 
 
-@frozen
-class Envelope(Frozen):
+_NO_DSN: Final = MessageDsn()
+
+
+class Envelope(Value):
     """The envelope of one mail transaction; a new one begins wherever a transaction ends."""
 
-    mail_from: Address | None = None
+    __slots__ = (
+        "_body_type", "_declared_size", "_dsn", "_mail_from", "_recipients", "_require_tls", "_smtp_utf8",
+    )  # fmt: skip
+
+    mail_from: ReadOnly[Address | None] = ReadOnly()
     """The sender, once accepted; its `address` is "" for the null reverse-path."""
-    body_type: Literal["7bit", "8bitmime"] = "7bit"
+    body_type: ReadOnly[Literal["7bit", "8bitmime"]] = ReadOnly()
     """BODY of MAIL (RFC 6152)."""
-    smtp_utf8: bool = False
+    smtp_utf8: ReadOnly[bool] = ReadOnly()
     """SMTPUTF8 was given (RFC 6531)."""
-    require_tls: bool = False
+    require_tls: ReadOnly[bool] = ReadOnly()
     """REQUIRETLS was given (RFC 8689)."""
-    declared_size: int | None = None
+    declared_size: ReadOnly[int | None] = ReadOnly()
     """SIZE of MAIL in octets (RFC 1870), None when the client gave none."""
-    dsn: MessageDsn = MessageDsn()
+    dsn: ReadOnly[MessageDsn] = ReadOnly()
     """RET and ENVID (RFC 3461)."""
 
-    _recipients: Sequence[Address]
-
     def __init__(self, mail_from: Address | None = None, rcpt_to: Sequence[Address] = ()) -> None:
-        if mail_from is not None:
-            write(self, "mail_from", mail_from)
-        write(self, "_recipients", rcpt_to)  # the core's own list, which grows
+        self._mail_from: Address | None = mail_from
+        self._recipients: Sequence[Address] = rcpt_to  # the core's own list, which grows
+        self._body_type: Literal["7bit", "8bitmime"] = "7bit"
+        self._smtp_utf8: bool = False
+        self._require_tls: bool = False
+        self._declared_size: int | None = None
+        self._dsn: MessageDsn = _NO_DSN
 
     @property
     def rcpt_to(self) -> tuple[Address, ...]:
@@ -80,28 +88,22 @@ class Envelope(Frozen):
 
     def facts(self) -> dict[str, Any]:
         """All fields by name."""
-        return {name: getattr(self, name) for name in _ENVELOPE_FIELDS}
+        facts = {name.removeprefix("_"): value for name, value in fields_of(self).items()}
+        return {"mail_from": facts.pop("mail_from"), "rcpt_to": tuple(facts.pop("recipients")), **facts}
 
     def copy(self) -> Envelope:
         """One that does not change any more."""
         new = copy.copy(self)
-        write(new, "_recipients", self.rcpt_to)
+        new._recipients = self.rcpt_to
         return new
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Envelope):
-            return NotImplemented
-        return self.facts() == other.facts()
+        return self.facts() == other.facts() if isinstance(other, Envelope) else NotImplemented
 
     __hash__: Any = None
 
     def __repr__(self) -> str:
         return f"<Envelope from {self.mail_from!r} to {[*self.rcpt_to]!r}>"
-
-
-_ENVELOPE_FIELDS: Final = (
-    "mail_from", "rcpt_to", "body_type", "smtp_utf8", "require_tls", "declared_size", "dsn",
-)  # fmt: skip
 
 
 class _Settable(_Generic[User, State]):
@@ -115,7 +117,6 @@ class _Settable(_Generic[User, State]):
     """The application's own; None until it is set."""
 
 
-@frozen
 class Session(_Settable[User, State]):
     """One connection, as events and hooks see it: `Session`, or `Session[User, State]` for checkers of types.
 
@@ -124,54 +125,54 @@ class Session(_Settable[User, State]):
 
     # A __dict__ for the application, made only if it is used.
     __slots__ = (
-        "__dict__", "after_reply_calls", "client_hostname", "close_reason", "envelope", "error",
-        "host_name_appears_as", "id", "listener", "lmtp", "local_address", "local_port", "opening_command",
-        "peer_certificate", "proxy", "remote_address", "remote_port", "secure", "servername",
-        "tls_options", "transaction", "xclient", "xforward",
+        "__dict__", "_after_reply_calls", "_client_hostname", "_close_reason", "_envelope", "_error",
+        "_host_name_appears_as", "_id", "_listener", "_lmtp", "_local_address", "_local_port",
+        "_opening_command", "_peer_certificate", "_proxy", "_remote_address", "_remote_port", "_secure",
+        "_servername", "_tls_options", "_transaction", "_xclient", "_xforward",
     )  # fmt: skip
 
-    id: str
+    id: ReadOnly[str] = ReadOnly()
     """Sixteen characters 0-9a-v, or what the adapter was handed."""
-    listener: str
+    listener: ReadOnly[str] = ReadOnly()
     """The name of the listener that it came in by; "" for one without a name."""
-    lmtp: bool
+    lmtp: ReadOnly[bool] = ReadOnly()
     """The server speaks LMTP (RFC 2033)."""
-    local_address: str
+    local_address: ReadOnly[str] = ReadOnly()
     """Our end's address in canonical form; "" for a unix socket."""
-    local_port: int
-    remote_address: str
+    local_port: ReadOnly[int] = ReadOnly()
+    remote_address: ReadOnly[str] = ReadOnly()
     """The client's address; PROXY and XCLIENT change it. "" for a unix socket."""
-    remote_port: int
-    client_hostname: str
+    remote_port: ReadOnly[int] = ReadOnly()
+    client_hostname: ReadOnly[str] = ReadOnly()
     """Reverse DNS name in lower case, or the address in brackets."""
-    secure: bool
+    secure: ReadOnly[bool] = ReadOnly()
     """TLS is active, here or (option `tls_upstream`) upstream."""
-    servername: str | None
+    servername: ReadOnly[str | None] = ReadOnly()
     """The SNI name of the last handshake."""
-    tls_options: TlsCipher | None
+    tls_options: ReadOnly[TlsCipher | None] = ReadOnly()
     """Cipher and protocol, None without TLS or when it ends upstream."""
-    peer_certificate: Mapping[str, Any] | None
+    peer_certificate: ReadOnly[Mapping[str, Any] | None] = ReadOnly()
     """The client's verified certificate, or None."""
-    opening_command: str
+    opening_command: ReadOnly[str] = ReadOnly()
     """The last accepted of HELO, EHLO, LHLO; "" before."""
-    host_name_appears_as: str
+    host_name_appears_as: ReadOnly[str] = ReadOnly()
     """Its argument in lower case."""
-    proxy: ProxyInfo | None
+    proxy: ReadOnly[ProxyInfo | None] = ReadOnly()
     """What the PROXY header said."""
-    xclient: Mapping[str, str | None]
+    xclient: ReadOnly[Mapping[str, str | None]] = ReadOnly()
     """XCLIENT attributes by upper-case name; None where the value is unavailable."""
-    xforward: Mapping[str, str | None]
+    xforward: ReadOnly[Mapping[str, str | None]] = ReadOnly()
     """XFORWARD attributes of the present transaction."""
-    transaction: int
+    transaction: ReadOnly[int] = ReadOnly()
     """Number of the present transaction, counted from 1."""
-    envelope: Envelope
+    envelope: ReadOnly[Envelope] = ReadOnly()
     """The present envelope."""
-    error: str | None
+    error: ReadOnly[str | None] = ReadOnly()
     """The last reply with a code of 400 or more, without its CRLF."""
-    close_reason: str | None
+    close_reason: ReadOnly[str | None] = ReadOnly()
     """Why the connection has ended; None while it goes on."""
 
-    after_reply_calls: list[Callable[[], object]]
+    after_reply_calls: ReadOnly[list[Callable[[], object]]] = ReadOnly()
     """What `after_reply` was given: for whoever drives the connection, who calls and removes it."""
 
     def __init__(
@@ -184,28 +185,30 @@ class Session(_Settable[User, State]):
         listener: str = "",
         secure: bool = False,
     ) -> None:
-        facts: dict[str, Any] = {
-            "id": id,
-            "listener": listener,
-            "lmtp": lmtp,
-            "local_address": local[0],
-            "local_port": local[1],
-            "remote_address": remote[0],
-            "remote_port": remote[1],
-            "client_hostname": f"[{remote[0]}]" if remote[0] else "[local]",
-            "secure": secure,
-            "opening_command": "",
-            "host_name_appears_as": "",
-            "transaction": 1,
-            "envelope": Envelope(),
-            "xclient": _NOTHING,
-            "xforward": _NOTHING,
-            "after_reply_calls": [],
-        }
-        for name in _NONE_AT_FIRST:
-            write(self, name, None)
-        for name, value in facts.items():
-            write(self, name, value)
+        self._id: str = id
+        self._listener: str = listener
+        self._lmtp: bool = lmtp
+        self._local_address: str = local[0]
+        self._local_port: int = local[1]
+        self._remote_address: str = remote[0]
+        self._remote_port: int = remote[1]
+        self._client_hostname: str = f"[{remote[0]}]" if remote[0] else "[local]"
+        self._secure: bool = secure
+        self._servername: str | None = None
+        self._tls_options: TlsCipher | None = None
+        self._peer_certificate: Mapping[str, Any] | None = None
+        self._opening_command: str = ""
+        self._host_name_appears_as: str = ""
+        self._proxy: ProxyInfo | None = None
+        self._xclient: Mapping[str, str | None] = {}
+        self._xforward: Mapping[str, str | None] = {}
+        self._transaction: int = 1
+        self._envelope: Envelope = Envelope()
+        self._error: str | None = None
+        self._close_reason: str | None = None
+        self._after_reply_calls: list[Callable[[], object]] = []
+        self.user: User | None = None
+        self.state: State = None  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue] - until it is set
 
     @property
     def transmission_type(self) -> str:
@@ -220,7 +223,9 @@ class Session(_Settable[User, State]):
 
     def facts(self) -> dict[str, Any]:
         """All fields by name; attributes that an application has added are not among them."""
-        return {name: getattr(self, name) for name in _FIELDS}
+        facts = {name.removeprefix("_"): value for name, value in fields_of(self).items()}
+        del facts["after_reply_calls"]
+        return facts
 
     def after_reply(self, call: Callable[[], object]) -> None:
         """Call `call` once the reply to the present command was handed to the system.
@@ -232,48 +237,20 @@ class Session(_Settable[User, State]):
             raise TypeError(f"after_reply takes a plain function, not {call!r}")
         self.after_reply_calls.append(call)
 
-    if not TYPE_CHECKING:  # as for every frozen value
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if name in _READ_ONLY:
-                raise AttributeError(f"session.{name} cannot be set: the server relies on it")
-            write(self, name, value)
-
-        def __delattr__(self, name: str) -> None:
-            if name in _READ_ONLY or name in _Settable.__slots__:
-                raise AttributeError(f"session.{name} cannot be deleted: the server relies on it")
-            object.__delattr__(self, name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.facts(),
-            "after_reply_calls": [],
-            "envelope": self.envelope.copy(),
-            **self.__dict__,
-        }
-
-    def __setstate__(self, fields: Mapping[str, Any]) -> None:
-        for name, value in fields.items():
-            write(self, name, value)
+    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """For copies and pickles: what is to be called after a reply is called once, and for this one."""
+        return self.__dict__, {
+            **fields_of(self), "_envelope": self.envelope.copy(), "_after_reply_calls": list[Any]()
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.remote_address} {self.transmission_type}>"
 
 
-_NOTHING: Final[Mapping[str, str | None]] = {}
-_FIELDS: Final = frozenset({*_Settable.__slots__, *Session.__slots__}) - {"__dict__", "after_reply_calls"}
-_READ_ONLY: Final = frozenset(Session.__slots__) - {"__dict__"}
-_NONE_AT_FIRST: Final = (
-    "close_reason", "error", "peer_certificate", "proxy", "servername", "state",
-    "tls_options", "user",
-)  # fmt: skip
-
-
 def successor(session: Session) -> Session:
     """The session to go on with, where a hook that cannot be ended keeps this one as it is now."""
     new, present = copy.copy(session), session.envelope
-    write(new, "envelope", copy.copy(present))  # it grows with the transaction
-    write(present, "_recipients", present.rcpt_to)
-    write(new, "after_reply_calls", session.after_reply_calls)
-    write(session, "after_reply_calls", [])
+    new._envelope = copy.copy(present)  # it grows with the transaction
+    present._recipients = present.rcpt_to
+    new._after_reply_calls, session._after_reply_calls = session._after_reply_calls, []
     return new

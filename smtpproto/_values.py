@@ -1,21 +1,27 @@
 # Values: what events and hooks carry. An application compares, copies and pickles them, and changes none.
+#
+# Each field is a private slot, which the core writes, and a property of the public name, which cannot
+# be set.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, dataclass_transform
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-__all__ = ["Frozen", "Value", "frozen", "write"]
+__all__ = ["ReadOnly", "Value", "fields_of"]
 
-write: Final = object.__setattr__
-"""How the core writes a field of a frozen value."""
-
-_Kind = TypeVar("_Kind")
+_T = TypeVar("_T")
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, kw_only_default=True)
-def frozen(kind: type[_Kind]) -> type[_Kind]:
-    """Say to checkers of types that the fields are read-only; the class itself sees to it when it runs."""
-    return kind
+class ReadOnly(Generic[_T]):
+    """A field that is read: `name: ReadOnly[str] = ReadOnly()` is a property of the slot `_name`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        setattr(owner, name, property(attrgetter(f"_{name}")))
+
+    if TYPE_CHECKING:
+
+        def __get__(self, instance: object, owner: type | None = None) -> _T: ...
 
 
 class Value:
@@ -26,26 +32,12 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return _fields(self) == _fields(other)
+        return fields_of(self) == fields_of(other)
 
     __hash__: Any = None  # fields may change, or have none
 
 
-class Frozen(Value):
-    """A value whose fields only the core writes."""
-
-    __slots__ = ()
-
-    if not TYPE_CHECKING:  # checkers would take it for leave to set anything
-
-        def __setattr__(self, name: str, value: object) -> NoReturn:
-            raise AttributeError(f"{type(self).__name__}.{name} cannot be set: the server relies on it")
-
-        def __delattr__(self, name: str) -> NoReturn:
-            raise AttributeError(f"{type(self).__name__}.{name} cannot be deleted: the server relies on it")
-
-
-def _fields(value: object) -> dict[str, Any]:
+def fields_of(value: object) -> dict[str, Any]:
+    """What stands in the slots of a value, by name."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    return found | getattr(value, "__dict__", {})
+    return {name: getattr(value, name) for name in slots if name != "__dict__" and hasattr(value, name)}

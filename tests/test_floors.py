@@ -39,7 +39,7 @@ FLOOR: Final = {name: number for number, floor in enumerate(FLOORS) for name in 
 # All that the core may have from outside: no clock, no chance, no file, no socket, no thread, no log.
 CORE_MAY: Final = frozenset({
     "__future__", "base64", "binascii", "collections.abc", "copy", "dataclasses", "enum", "functools",
-    "hashlib", "hmac", "inspect", "ipaddress", "json", "re", "types", "typing", "unicodedata",
+    "hashlib", "hmac", "inspect", "ipaddress", "json", "operator", "re", "types", "typing", "unicodedata",
 })  # fmt: skip
 CORE_MUST_NOT_CALL: Final = frozenset({"__import__", "input", "open", "print"})
 

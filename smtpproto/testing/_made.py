@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto import Address, Envelope, Session
 
@@ -27,8 +27,10 @@ def make_session(
     unknown = fields.keys() - known.keys() - envelope.facts().keys()
     if unknown:
         raise TypeError(f"neither a session nor an envelope has {', '.join(sorted(unknown))}")
-    # As when one is unpickled: nothing else can write them.
-    vars(envelope).update((name, value) for name, value in fields.items() if name not in known)
-    session.__setstate__({name: value for name, value in fields.items() if name in known})
-    session.__setstate__({"envelope": envelope})
+    for name, value in (*fields.items(), ("envelope", envelope)):
+        owner = session if name in known else envelope
+        setattr(owner, name if name in SETTABLE else f"_{name}", value)
     return session
+
+
+SETTABLE: Final = frozenset({"state", "user"})

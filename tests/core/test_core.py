@@ -27,7 +27,6 @@ from smtpproto._body import IncomingMessage
 from smtpproto._core import HIGH_WATER, Core
 from smtpproto._reply import Reply
 from smtpproto._state import Step
-from smtpproto._values import write
 
 
 def made(*, asks: frozenset[Any] = frozenset(), peer: str = "192.0.2.1", **options: Any) -> Core:
@@ -179,7 +178,7 @@ def test_a_limit_that_is_off_is_never_spoken_of() -> None:
 def test_a_transaction_is_replaced_whole() -> None:
     core = made()
     envelope = core.session.envelope
-    write(core.session, "xforward", {"NAME": "a"})
+    core.session._xforward = {"NAME": "a"}
     core.reset_transaction()
     assert core.session.envelope is not envelope
     assert core.session.xforward == {}
@@ -224,7 +223,7 @@ def test_trust_is_judged_on_the_peer_and_ends_with_xclient(command: str) -> None
     core = made(**trusting)
     may = getattr(core, f"may_{command}")
     assert may()
-    write(core.session, "remote_address", "203.0.113.9")
+    core.session._remote_address = "203.0.113.9"
     assert may()
     core.xclient_done = True
     assert not may()

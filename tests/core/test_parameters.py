@@ -19,7 +19,6 @@ from smtpproto._parameters import (
     apply_rcpt_parameters,
 )
 from smtpproto._session import Envelope
-from smtpproto._values import write
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -67,7 +66,7 @@ class Rcpt:
     ) -> None:
         self.address = Address("a@b")
         envelope = Envelope()
-        write(envelope, "smtp_utf8", utf8)
+        envelope._smtp_utf8 = utf8
         rules = ParameterRules(extended=extended, accept_unknown=unknown)
         self.refusal = text_of(apply_rcpt_parameters(text, self.address, envelope, rules=rules))
         assert facts(envelope) == {**facts(Envelope()), "smtp_utf8": utf8}  # never changed by RCPT

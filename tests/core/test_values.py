@@ -121,7 +121,10 @@ def test_a_value_differs_from_one_with_other_fields(other: object) -> None:
         (MailRequested(Address("a@b"), Session()), "address"),
         (TimerChanged("socket_timeout", 1.0), "seconds"),
         (ProtocolOptions(), "size"),
-        *((Session(), name) for name in Session.__slots__ if name != "__dict__"),
+        *(
+            (Session(), name)
+            for name in (*(Session().facts().keys() - {"state", "user"}), "after_reply_calls")
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -135,7 +138,7 @@ def test_what_the_server_relies_on_cannot_be_set_or_deleted(value: Any, name: st
 
 
 def test_the_shared_accept_is_what_it_was() -> None:
-    with pytest.raises(AttributeError, match=r"Accept.code cannot be set: the server relies on it"):
+    with pytest.raises(AttributeError, match=r"property.*has no setter"):
         ACCEPT.code = 251  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue] - that is the point
     assert converse(EHLO, MAIL, RCPT).replies[2:] == ["250 2.1.0 Accepted", "250 2.1.5 Accepted"]
 

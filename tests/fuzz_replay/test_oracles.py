@@ -14,7 +14,6 @@ from smtpproto import Connection, Reject, State
 from smtpproto._body import BOUNDARIES, IncomingMessage, _Boundary, _Place
 from smtpproto._proxy import ProxyReader
 from smtpproto._sasl import Credentials
-from smtpproto._values import write
 from smtpproto_server import Application, Driver
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def test_what_was_said_in_clear_and_is_still_known_is_seen(monkeypatch: pytest.M
 
     def remembering(connection: Connection, details: Any = None) -> None:
         established(connection, details)
-        write(connection.session, "opening_command", "EHLO")
+        connection.session._opening_command = "EHLO"
 
     monkeypatch.setattr(Connection, "tls_established", remembering)
     with pytest.raises(AssertionError):

@@ -31,7 +31,6 @@ from smtpproto import (
     TimerChanged,
     TlsDetails,
 )
-from smtpproto._values import write
 from smtpproto.extending import Mechanism
 from smtpproto.testing import (
     ENTROPY,
@@ -146,13 +145,13 @@ class PlaintextKept(Changing):
 class HelloKept(Connection):
     def tls_established(self, details: TlsDetails | None = None) -> None:
         super().tls_established(details)
-        write(self.session, "opening_command", "EHLO")
+        self.session._opening_command = "EHLO"
 
 
 class NotSecure(Connection):
     def tls_established(self, details: TlsDetails | None = None) -> None:
         super().tls_established(details)
-        write(self.session, "secure", False)
+        self.session._secure = False
 
 
 class CountersSetBack(Connection):
@@ -166,7 +165,7 @@ class EnvelopeKept(Connection):
         envelope = self.session.envelope
         super().decide(decision)
         if self.state is State.READY:
-            write(self.session, "envelope", envelope)
+            self.session._envelope = envelope
 
 
 class EndOverlooked(Changing):
@@ -230,7 +229,7 @@ class RefusalForgotten(Changing):
 class LineBreakHandedOut(Changing):
     def change(self, event: Event | Signal) -> Event | Signal:
         if isinstance(event, MailRequested):
-            write(event.address, "args", {"X-Y": "a\r\nb"})
+            event.address._args = {"X-Y": "a\r\nb"}
         return event
 
 
