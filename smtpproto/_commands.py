@@ -321,7 +321,7 @@ def mail_decided(core: Core, event: MailRequested, decision: Accept | Reject) ->
 
 
 def sender_accepted(core: Core, address: Address, reply: Reply = say.SENDER_OK) -> None:
-    core.session.envelope._mail_from = address
+    core.session._envelope._mail_from = address
     core.state = IN_MAIL
     core.out.append(reply.spellings[core.coded])
 

@@ -218,7 +218,7 @@ class Core:
     def reset_transaction(self) -> None:
         """Begin a new envelope; the old one is replaced whole, so nothing can leak out of it."""
         self.new_envelope()
-        if self.session.xforward:
+        if self.session._xforward:
             self.session._xforward = {}
 
     def new_envelope(self) -> Envelope:

@@ -92,7 +92,7 @@ def _end(core: Core) -> None:
     core.transfer = None
     core.flush = False  # its reply may go with those of the commands after it
     core.state = READY
-    core.session._transaction = core.session.transaction + 1
+    core.session._transaction += 1
     core.unknown = 0
     core.reset_transaction()
 

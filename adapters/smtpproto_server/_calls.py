@@ -134,7 +134,7 @@ class Calls(Octets):
 
         After PENDING its answer comes, at once or later, by `_done`.
         """
-        if self.session.after_reply_calls:
+        if self.after_reply:
             self.replies_queued()
         self.hook_name = name
         if hook not in self.server.coroutine_hooks and not self.server.is_coroutine(hook):
@@ -272,7 +272,7 @@ class Calls(Octets):
                 stream.abort(why if why == "timeout" else "connection_lost" if self.lost else "shutdown")
             stream.wake_reader()
         self.given_up, self.hook_ends = why, NEVER
-        self.session.after_reply_calls.clear()  # what is replied is not its reply
+        self.after_reply.clear()  # what is replied is not its reply
         if self.in_thread and why == "timeout" and self.hook_name != "resolver":
             # The thread may go on with the session it was given; it must not see what comes after.
             self.session = self.server.exchange(self.session)

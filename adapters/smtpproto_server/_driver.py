@@ -222,7 +222,7 @@ class Driver(Calls):
                         return
                     continue
                 if self.out and signal is not _PAUSED:  # a hook that waits has had it sent
-                    if self.session.after_reply_calls and self.transfer is None:
+                    if self.after_reply and self.transfer is None:
                         self.replies_queued()
                     self._flush()
                 if self.noted:

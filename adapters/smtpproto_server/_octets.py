@@ -28,7 +28,7 @@ _STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA:
 class Octets(Engine):
     """The engine of a connection, with what carries its octets."""
 
-    __slots__ = ("answered", "channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
+    __slots__ = ("after_reply", "answered", "channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
 
     def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         """`facts` are what an Engine takes besides its options."""
@@ -37,7 +37,7 @@ class Octets(Engine):
         self.clocks: Clocks = Clocks(server.options)
         self.channel: TlsChannel | None = None
         self.answered: list[Callable[[], object]] = []
-        """What hooks gave to `after_reply`, and the reply is queued."""
+        """Those of `after_reply` whose reply is queued."""
         self.full: bool = False
         """Not all that was sent has gone; `room` will be called."""
         self.held: bool = False
@@ -47,6 +47,8 @@ class Octets(Engine):
         self.fault: BaseException | None = None
         """What the socket died of, if that is known."""
         super().__init__(server.options, **facts)
+        self.after_reply: list[Callable[[], object]] = self.session.after_reply_calls
+        """What hooks gave to `session.after_reply`."""
 
     # --- what a runtime adds ----------------------------------------------------------------------
 
@@ -88,9 +90,8 @@ class Octets(Engine):
 
     def replies_queued(self) -> None:
         """The commands whose hooks gave something to `after_reply` have their replies queued."""
-        calls = self.session.after_reply_calls
-        self.answered += calls
-        calls.clear()
+        self.answered += self.after_reply
+        self.after_reply.clear()
 
     def replies_sent(self) -> None:
         """All replies were handed to the system."""
