@@ -76,14 +76,12 @@ class Storing:
     def coroutine(self, wait: Awaits) -> CoroutineHook:
         """Answer with the name of the file when the message is on the disk."""
 
-        async def on_data(stream: AsyncStream, session: Session) -> str | None:
+        async def on_data(stream: AsyncStream, session: Session) -> str:
             with self._maildir.incoming(stream, session) as message:
                 async for chunk in stream:
                     if (writing := message.write(chunk)) is not None:
                         await wait(writing)
-                if (storing := message.commit()) is None:
-                    return None
-                await wait(storing)
+                await wait(message.commit())
                 return self._enter(message, session, stream.byte_length)
 
         return on_data
@@ -91,14 +89,12 @@ class Storing:
     def plain(self, wait: Waits) -> PlainHook:
         """The same."""
 
-        def on_data(stream: Stream, session: Session) -> str | None:
+        def on_data(stream: Stream, session: Session) -> str:
             with self._maildir.incoming(stream, session) as message:
                 for chunk in stream:
                     if (writing := message.write(chunk)) is not None:
                         wait(writing)
-                if (storing := message.commit()) is None:
-                    return None
-                wait(storing)
+                wait(message.commit())
                 return self._enter(message, session, stream.byte_length)
 
         return on_data
@@ -129,8 +125,7 @@ class Printing:
             with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
                 async for chunk in stream:
                     spool.write(chunk)
-                if stream.refusal is None:
-                    await wait(self._printed(stream, session, spool))
+                await wait(self._printed(stream, session, spool))
 
         return on_data
 
@@ -140,8 +135,7 @@ class Printing:
         def on_data(stream: Stream, session: Session) -> None:
             with SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
                 spool.writelines(stream)
-                if stream.refusal is None:
-                    wait(self._printed(stream, session, spool))
+                wait(self._printed(stream, session, spool))
 
         return on_data
 
@@ -166,8 +160,7 @@ class Discarding:
         async def on_data(stream: AsyncStream, session: Session) -> None:
             async for _ in stream:
                 pass
-            if stream.refusal is None:
-                self._journal.message(session, stream.byte_length, "discarded")
+            self._journal.message(session, stream.byte_length, "discarded")
 
         return on_data
 
@@ -177,8 +170,7 @@ class Discarding:
         def on_data(stream: Stream, session: Session) -> None:
             for _ in stream:
                 pass
-            if stream.refusal is None:
-                self._journal.message(session, stream.byte_length, "discarded")
+            self._journal.message(session, stream.byte_length, "discarded")
 
         return on_data
 

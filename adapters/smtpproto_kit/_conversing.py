@@ -19,7 +19,7 @@ from smtpproto_kit._conversations import (
 )
 from smtpproto_kit._running import Running, running
 from smtpproto_kit._stage import UNKNOWN, certificate, without_tls
-from smtpproto_server import StreamAborted
+from smtpproto_server import StreamRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -114,12 +114,10 @@ class _Application:
         answers = self._of(session)
         try:
             data = yield stream.read()
-        except StreamAborted:
-            if stream.refusal is not None:  # the core asks all the same when its end is there
-                answers.next("on_data")
+        except StreamRefused:  # the core asks all the same when its end is there
+            answers.next("on_data")
             raise
-        if stream.refusal is None:
-            answers.messages.append(data)
+        answers.messages.append(data)
         return answers.next("on_data")
 
     def _of(self, session: Session) -> Answers:

@@ -138,8 +138,7 @@ class Application:
     def on_data(self, stream: Any, session: Session) -> Generator[Any, Any, Any]:
         data = yield stream.read()
         assert stream.complete
-        if stream.refusal is None:
-            self.messages.append(Message(data, len(session.envelope.rcpt_to)))
+        self.messages.append(Message(data, len(session.envelope.rcpt_to)))
         return (yield from self.answer("on_data", session))
 
 

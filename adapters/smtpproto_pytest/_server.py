@@ -227,8 +227,6 @@ class _Box:
         if fault is not None and fault.drop:  # all of it may have come by now, but it has not been heard
             return None
         raw: bytes = yield stream.read()
-        if stream.refusal is not None:
-            return None
         fault = self.script.reach("END_OF_DATA")
         if fault is None or fault.reply is None:  # what is late or lost then is the reply only
             with self.arrival:

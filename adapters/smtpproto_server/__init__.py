@@ -22,7 +22,7 @@ from smtpproto_server._sockets import (
     listener_address,
     socket_address,
 )
-from smtpproto_server._stream import AsyncStream, MessageStream, Stream, StreamAborted
+from smtpproto_server._stream import AsyncStream, MessageStream, Stream, StreamAborted, StreamRefused
 from smtpproto_server._threads import Job, Threads, Timers, outcome
 from smtpproto_server._tls import TlsContexts
 from smtpproto_server._tls_channel import TlsChannel
@@ -32,7 +32,7 @@ from smtpproto_server._worker import Worker
 __all__ = [
     "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Address", "Application", "AsyncStream",
     "Delivery", "Driver", "Identity", "Incoming", "Job", "Listener", "Maildir", "MessageStream", "Options",
-    "Place", "PlainDriver", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "Threads", "Timers",
-    "TlsChannel", "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets",
-    "is_coroutine_function", "listener_address", "outcome", "socket_address", "trace_lines",
+    "Place", "PlainDriver", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "StreamRefused",
+    "Threads", "Timers", "TlsChannel", "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix",
+    "has_octets", "is_coroutine_function", "listener_address", "outcome", "socket_address", "trace_lines",
 ]  # fmt: skip

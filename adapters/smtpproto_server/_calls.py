@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from smtpproto import ACCEPT, DataFinished, Reject, State
 from smtpproto.extending import PENDING
 from smtpproto_server._clocks import NEVER
-from smtpproto_server._hooks import failure, reject_within
+from smtpproto_server._hooks import alone, failure
 from smtpproto_server._octets import Octets
 from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream, Stream, StreamAborted
 
@@ -325,11 +325,10 @@ class Calls(Octets):
         return failure(name)
 
     def _failed(self, name: str, error: BaseException) -> Reject:
-        reject = reject_within(error)
-        if reject is not None:
-            return reject
-        stream = self.stream
-        if not (isinstance(error, StreamAborted) and stream is not None and stream.aborted is not None):
+        said, stream = alone(error), self.stream
+        if isinstance(said, Reject):
+            return said
+        if not (isinstance(said, StreamAborted) and stream is not None and stream.aborted is not None):
             self.server.report(error, "hook", self.session)
         return failure(name)
 
@@ -372,7 +371,7 @@ class Calls(Octets):
         stream = self.stream
         if stream is not None:
             if stream.reads:
-                self._give(stream, b"")
+                self._give(stream, stream.next_piece() or b"")
             if self.hook is not None:
                 stream.wake_reader()
                 return PENDING

@@ -122,10 +122,10 @@ class Incoming:
         chunks, self._chunks, self._held = self._chunks, [], 0
         return self._writer.worker.submit(partial(self._append, chunks))
 
-    def commit(self) -> Future[None] | None:
-        """Store the message; None if it will be refused. Raises RuntimeError if it is not complete."""
+    def commit(self) -> Future[None]:
+        """Store the message. Raises RuntimeError if it is not complete or will be refused."""
         if self._stream.refusal is not None:
-            return None
+            raise RuntimeError("the message will be refused")
         if not self._stream.complete:
             raise RuntimeError("the stream ended before the message did")
         self._begun = True

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto import ACCEPT, Accept, Challenge, Decision, Reject
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from smtpproto import Credentials
 
-__all__ = ["NOT_IMPLEMENTED", "HookError", "failure", "read_result", "read_results", "reject_within"]
+__all__ = ["NOT_IMPLEMENTED", "HookError", "alone", "failure", "read_result", "read_results"]
 
 NOT_IMPLEMENTED: Final = Reject(535, "5.7.8", "Authentication not implemented")
 INTERNAL_ERROR: Final = Reject(451, "4.3.0", "Error: internal error, please try again later")
@@ -33,14 +33,13 @@ def failure(name: str) -> Reject:
     return INTERNAL_ERROR_AND_CLOSE if name in _CLOSING_HOOKS else INTERNAL_ERROR
 
 
-def reject_within(error: BaseException) -> Reject | None:
-    """The Reject that a hook raised: itself, or in a group that holds nothing else, as task groups make."""
-    while isinstance(error, BaseExceptionGroup):
-        inside = cast("tuple[BaseException, ...]", error.exceptions)
-        if len(inside) != 1:
-            return None
+def alone(error: BaseException) -> BaseException:
+    """What a hook raised: itself, or what a group holds that holds nothing else, as task groups make."""
+    inside: Sequence[BaseException] = (error,)
+    while len(inside) == 1:
         error = inside[0]
-    return error if isinstance(error, Reject) else None
+        inside = getattr(error, "exceptions", ()) if issubclass(type(error), BaseExceptionGroup) else ()
+    return error
 
 
 def read_result(name: str, value: Any, auth: Credentials | None = None) -> Decision | None:

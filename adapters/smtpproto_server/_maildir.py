@@ -79,7 +79,7 @@ class Maildir:
         self._writer: Batches = Batches(self._new)
         self._remove_stale()
 
-    def on_data(self, stream: MessageStream, session: Session) -> str | None:
+    def on_data(self, stream: MessageStream, session: Session) -> str:
         """Store one message; a plain hook. The text returned names the file.
 
         One copy for all recipients, one decision for all of them in LMTP too. Raises Reject(452)
@@ -90,9 +90,7 @@ class Maildir:
             for chunk in stream:
                 if (writing := message.write(chunk)) is not None:
                     writing.result()
-            if (storing := message.commit()) is None:
-                return None
-            storing.result()
+            message.commit().result()
             return message.stored()
 
     def incoming(self, stream: MessageFacts, session: Session) -> Incoming:

@@ -28,7 +28,18 @@ _STAGE_OF_LOSS: Final = {State.MAIL: "socket", State.RCPT: "socket", State.DATA:
 class Octets(Engine):
     """The engine of a connection, with what carries its octets."""
 
-    __slots__ = ("after_reply", "answered", "channel", "clock", "clocks", "fault", "full", "held", "lost", "server")
+    __slots__ = (
+        "after_reply",
+        "answered",
+        "channel",
+        "clock",
+        "clocks",
+        "fault",
+        "full",
+        "held",
+        "lost",
+        "server",
+    )
 
     def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
         """`facts` are what an Engine takes besides its options."""

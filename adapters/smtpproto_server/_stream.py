@@ -16,21 +16,39 @@ if TYPE_CHECKING:
 
     from smtpproto import IncomingMessage, Reject
 
-__all__ = ["PULL", "AsyncStream", "MessageStream", "Source", "Stream", "StreamAborted"]
+__all__ = ["PULL", "AsyncStream", "MessageStream", "Source", "Stream", "StreamAborted", "StreamRefused"]
 
 READ_TWICE: Final = "the stream is being read already"
 TOO_LATE: Final = "the stream belongs to on_data, which has returned"
+_REFUSED: Final = frozenset({"bare_newline", "size_exceeded"})  # why the server itself refuses a message
 
 
 class StreamAborted(Exception):  # noqa: N818 - says what happened, as the event of the core does
     """The rest of the message will not come; what has come must not be kept.
 
-    `reason` is "connection_lost", "timeout", "shutdown" or "bare_newline".
+    `reason` is "connection_lost", "timeout" or "shutdown"; of a StreamRefused "bare_newline" or
+    "size_exceeded".
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason: str = reason
+
+
+class StreamRefused(StreamAborted):
+    """The server refuses the message whatever the hook says, so it must not be kept.
+
+    Raised where a bare newline was found, and at the end of a message that is over `size`. Let it pass:
+    `refusal` is what the client is answered, and nothing is reported.
+    """
+
+    def __init__(self, reason: str, refusal: Reject) -> None:
+        super().__init__(reason)
+        self.refusal: Reject = refusal
+        """What the client is answered after the end of the message."""
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, Reject]]:
+        return type(self), (self.reason, self.refusal)
 
 
 class _Pull:
@@ -109,8 +127,11 @@ class MessageStream:
 
     @property
     def given_up(self) -> bool:
-        """What the hook returns is discarded: its time was up, its client is gone, or the server ends."""
-        return self.aborted is not None
+        """What the hook returns is discarded.
+
+        Its time was up, its client is gone, the server ends, or the message is refused in any case.
+        """
+        return self.aborted is not None or self.message.refusal is not None
 
     def claim(self) -> bool:
         """Ask, before the message is stored for good, whether the hook still has its say.
@@ -134,15 +155,21 @@ class MessageStream:
         if content is not None:
             self.content = None
             return content
-        if self.message.has_bare_newline:  # the core will say so, after the content before it
+        message = self.message
+        if message.has_bare_newline:  # the core will say so, after the content before it
             self.abort("bare_newline")
-        return b"" if self.aborted is not None or self.message.complete else None
+        elif message.refusal is not None and message.complete:  # before that a newline may come instead
+            self.abort("size_exceeded")
+        return b"" if self.aborted is not None or message.complete else None
 
     def check(self, piece: bytes) -> bytes:
         """The piece; raises StreamAborted in place of an end that is none."""
-        if not piece and self.aborted is not None:
-            raise StreamAborted(self.aborted)
-        return piece
+        reason, refusal = self.aborted, self.message.refusal
+        if piece or reason is None:
+            return piece
+        if refusal is None or reason not in _REFUSED:
+            raise StreamAborted(reason)
+        raise StreamRefused(reason, refusal)
 
     def check_turn(self, current: MessageStream | None) -> None:
         """Raise RuntimeError if somebody else is reading, or the message is not the present one."""
@@ -181,7 +208,10 @@ class MessageStream:
 
 
 class Stream(MessageStream):
-    """For plain hooks: iterate, or `read`. Raises StreamAborted when the message breaks off."""
+    """For plain hooks: iterate, or `read`.
+
+    Raises StreamAborted when the message breaks off, StreamRefused when it will be refused.
+    """
 
     __slots__ = ()
 

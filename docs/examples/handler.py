@@ -17,8 +17,7 @@ class Handler:
     async def on_data(self, stream: AsyncStream, session: Session) -> str:
         """Take a message; the text returned is what the client reads behind its 250."""
         message = await stream.read()
-        if stream.refusal is None:
-            print(f"{len(message)} octets from <{session.envelope.mail_from}>", flush=True)
+        print(f"{len(message)} octets from <{session.envelope.mail_from}>", flush=True)
         return "thank you"
 
 

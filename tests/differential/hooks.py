@@ -206,26 +206,35 @@ class Stage:
         ended = wanted == ALL
         try:
             if ended:
-                self.record.content((yield ALL))
+                octets = yield ALL
+                if stream.refusal is None:
+                    self.record.content(octets)
             while wanted > 0 and not ended:
                 octets = yield wanted
-                self.record.content(octets)
+                if octets:
+                    self.record.content(octets)
                 wanted -= len(octets)
                 ended = not octets
-            if wait_again:
-                yield WAIT
         except self.aborted as error:
-            self.record.note("aborted", error.reason)
-            match _AFTER_ABORT[(picked >> 4) % len(_AFTER_ABORT)]:
-                case "raise":
-                    raise
-                case "fail":
-                    raise ValueError("the hook gives up") from error
-                case _:
-                    return
+            if error.reason != "size_exceeded":  # then, a message over `size` ended as a whole one does
+                self._end_aborted(error, picked)
+                return
+            ended = True
+        if wait_again:
+            yield WAIT
         if ended:  # else it depends on how much came at once
             facts = (stream.byte_length, stream.complete, stream.size_exceeded, repr(stream.refusal))
             self.record.note("stream", *facts)
+
+    def _end_aborted(self, error: Any, picked: int) -> None:
+        self.record.note("aborted", error.reason)
+        match _AFTER_ABORT[(picked >> 4) % len(_AFTER_ABORT)]:
+            case "raise":
+                raise error
+            case "fail":
+                raise ValueError("the hook gives up") from error
+            case _:
+                return
 
 
 _FIRST_IS_NO_VALUE: Final = frozenset({"on_secure", "on_data"})

@@ -24,7 +24,7 @@ from smtpproto_kit._conversations import (
     replies_of_core,
 )
 from smtpproto_kit._stage import without_tls
-from smtpproto_server import StreamAborted
+from smtpproto_server import StreamAborted, StreamRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,24 +75,23 @@ class Hooks:
             await waiting(Asked((stream, session)))
         try:
             data = await stream.read()
-        except StreamAborted:
-            return self.aborted(stream)
-        return self.whole(stream, data)
+        except StreamAborted as error:
+            return self.aborted(error)
+        return self.whole(data)
 
     def on_plain_data(self, stream: Any, _session: object) -> Any:
         try:
             data = stream.read()
-        except StreamAborted:
-            return self.aborted(stream)
-        return self.whole(stream, data)
+        except StreamAborted as error:
+            return self.aborted(error)
+        return self.whole(data)
 
-    def aborted(self, stream: Any) -> None:
-        if stream.refusal is not None:  # the core asks all the same when its end is there
+    def aborted(self, error: StreamAborted) -> None:
+        if isinstance(error, StreamRefused):  # the core asks all the same when its end is there
             self.answers.next("on_data")
 
-    def whole(self, stream: Any, data: bytes) -> Any:
-        if stream.refusal is None:
-            self.answers.messages.append(data)
+    def whole(self, data: bytes) -> Any:
+        self.answers.messages.append(data)
         return self.answers.next("on_data")
 
 

@@ -418,6 +418,19 @@ def test_a_bare_newline_aborts_the_stream_and_is_refused(result: Any) -> None:
     assert len(play.errors) == isinstance(result, OSError)
 
 
+def test_a_refused_message_that_a_task_group_was_reading_is_no_error() -> None:
+    async def on_data(stream: AsyncStream, _session: object) -> None:
+        try:
+            await stream.read()
+        except StreamAborted as refused:
+            raise ExceptionGroup("x", [refused]) from None
+
+    play = Play(on_data=on_data, size=3)
+    play.say(DATA)
+    assert play.say(b"four\r\n.\r\n").startswith(b"552 5.3.4 ")
+    assert not play.errors
+
+
 def test_a_hook_that_is_lost_with_its_connection_is_answered_nothing() -> None:
     play = Play(on_data=hook)
     play.say(DATA)

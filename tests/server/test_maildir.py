@@ -342,7 +342,8 @@ def test_any_exception_goes_on_and_leaves_nothing(box: Maildir, error: BaseExcep
 
 
 def test_a_message_that_will_be_refused_is_not_stored(box: Maildir) -> None:
-    assert box.on_data(Message(refusal=Reject(552, "5.3.4", "too big")), session()) is None
+    with pytest.raises(RuntimeError, match="the message will be refused"):
+        box.on_data(Message(refusal=Reject(552, "5.3.4", "too big")), session())
     assert is_empty(box)
 
 
@@ -456,7 +457,8 @@ def test_on_stored_is_told_of_each_message(box: Maildir) -> None:
     box.on_stored = lambda session, path, size: told.append((session, path.read_bytes(), size))
     made = session()
     box.on_data(Message(), made)
-    box.on_data(Message(refusal=Reject(552)), made)
+    with pytest.raises(RuntimeError):
+        box.on_data(Message(refusal=Reject(552)), made)
     assert told == [(made, BODY, len(BODY))]
 
 

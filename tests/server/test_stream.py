@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtpproto import IncomingMessage, ProtocolOptions
-from smtpproto_server import AsyncStream, Stream, StreamAborted
+from smtpproto import IncomingMessage, ProtocolOptions, Reject
+from smtpproto_server import AsyncStream, Stream, StreamAborted, StreamRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -211,3 +212,56 @@ def test_the_facts_of_the_message_are_live(coroutine: bool) -> None:
     message.feed(b"0123456789012\r\n.\r\n")
     assert (stream.byte_length, stream.size_exceeded, stream.complete) == (15, True, True)
     assert stream.refusal.code == 552
+
+
+@both
+@pytest.mark.parametrize(
+    ("octets", "reason", "code"),
+    [
+        (b"0123456789a\r\n.\r\n", "size_exceeded", 552),
+        (b"one\ntwo", "bare_newline", 550),
+        (b"0123456789a\nb\r\n.\r\n", "bare_newline", 550),
+    ],
+)
+def test_a_message_that_will_be_refused_ends_in_streamrefused(
+    coroutine: bool, octets: bytes, reason: str, code: int
+) -> None:
+    read = Read(coroutine)
+    message, stream = read.message, read.stream
+    stream.content = message.feed(octets)
+    content = stream.content
+    assert stream.next_piece() == content
+    assert stream.next_piece() == b""
+    for call in (lambda: read.read(9), read.read, read.all):
+        with pytest.raises(StreamRefused) as raised:
+            call()
+        assert (raised.value.reason, raised.value.refusal) == (reason, stream.refusal)
+        assert raised.value.refusal.code == code
+
+
+@both
+def test_a_message_over_size_is_waited_for_to_its_end(coroutine: bool) -> None:
+    read = Read(coroutine)
+    read.message.feed(b"0123456789a")
+    assert read.stream.given_up
+    assert read.stream.next_piece() is None
+    read.message.feed(b"\r\n.\r\n")
+    assert read.stream.next_piece() == b""
+    assert read.stream.aborted == "size_exceeded"
+
+
+@both
+def test_a_message_over_size_that_breaks_off_is_lost_and_not_refused(coroutine: bool) -> None:
+    read = Read(coroutine)
+    read.message.feed(b"0123456789a")
+    read.stream.abort("connection_lost")
+    with pytest.raises(StreamAborted, match="connection_lost") as raised:
+        read.all()
+    assert type(raised.value) is StreamAborted
+
+
+def test_what_streams_raise_can_be_pickled() -> None:
+    error = StreamRefused("size_exceeded", Reject(552, "5.3.4", "too large"))
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (again.reason, again.refusal, str(again)) == ("size_exceeded", error.refusal, "size_exceeded")
+    assert pickle.loads(pickle.dumps(StreamAborted("shutdown"))).reason == "shutdown"  # noqa: S301

@@ -266,8 +266,10 @@ def test_facts_of_the_message_are_live(runtime: Runtime, colour: Colour) -> None
 
     def on_data(stream: Any, _session: object) -> Hook:
         look(stream)
-        yield stream.read()
-        look(stream)
+        try:
+            yield stream.read()
+        finally:
+            look(stream)
 
     with running(runtime, on_data=colour(on_data), size=1000) as server:
         with server.client().greeted() as client:
@@ -291,7 +293,9 @@ def test_no_more_than_size_octets_reach_a_hook_unless_it_wants_them(
     body = LINE * 2000
 
     def on_data(stream: Any, _session: object) -> Hook:
-        got.append((yield stream.read()))
+        got.append(b"")
+        while piece := (yield stream.read(1 << 20)):
+            got[-1] += piece
         return f"exceeded: {stream.size_exceeded}"
 
     size = len(body) - over
