@@ -90,7 +90,7 @@ class Service:
         elif self._latest is not None:
             self._report.hurry(number)
         else:
-            self._latest = time.monotonic() + self.options.close_timeout + CLOSING
+            self._latest = time.monotonic() + _seconds(self.options.close_timeout) + CLOSING
             stop()
 
     def ending(self, clients: int) -> None:
@@ -153,6 +153,10 @@ def checked(options: Options, settings: Settings) -> ServerCore:
     except ConfigurationError as error:
         raise settings.fault(error) from None
     return core
+
+
+def _seconds(limit: float | None) -> float:
+    return float("inf") if limit is None else limit
 
 
 def certificate_files(options: Options) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from smtpproto_server._application import EVENTS, Application, is_coroutine_func
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._delivery import Delivery, Incoming
 from smtpproto_server._driver import PARTED, Driver, Wait
+from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, Handler, PlainHandler
 from smtpproto_server._listener import Listener
 from smtpproto_server._maildir import Maildir
-from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server._option_fields import OptionFields, TlsFields
+from smtpproto_server._options import Options
 from smtpproto_server._plain import PlainDriver
 from smtpproto_server._server import ServerCore
 from smtpproto_server._socket import SocketDriver
@@ -31,8 +33,9 @@ from smtpproto_server._worker import Worker
 
 __all__ = [
     "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Address", "Application", "AsyncStream",
-    "Delivery", "Driver", "Identity", "Incoming", "Job", "Listener", "Maildir", "MessageStream", "Options",
-    "Place", "PlainDriver", "ServerCore", "SocketDriver", "Stream", "StreamAborted", "StreamRefused",
-    "Threads", "Timers", "TlsChannel", "TlsContexts", "Wait", "Worker", "bind_tcp", "bind_unix",
-    "has_octets", "is_coroutine_function", "listener_address", "outcome", "socket_address", "trace_lines",
+    "Delivery", "Driver", "Handler", "Identity", "Incoming", "Job", "Listener", "Maildir", "MessageStream",
+    "OptionFields", "Options", "Place", "PlainDriver", "PlainHandler", "ServerCore", "SocketDriver",
+    "Stream", "StreamAborted", "StreamRefused", "Threads", "Timers", "TlsChannel", "TlsContexts",
+    "TlsFields", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function",
+    "listener_address", "outcome", "socket_address", "trace_lines",
 ]  # fmt: skip

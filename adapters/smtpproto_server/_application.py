@@ -11,16 +11,20 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
-from smtpproto import ConfigurationError
+from smtpproto import ConfigurationError, ProtocolOptions
 from smtpproto.extending import successor
-from smtpproto_server._options import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, check_hook, check_names, is_hook, no_hook
+from smtpproto_server._options import Options
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Unpack
 
     from smtpproto import Session
-    from smtpproto_server._options import Hook
+    from smtpproto_server._option_fields import OptionFields
+
+    Hook = Callable[..., Any]
 
 __all__ = ["EVENTS", "Application", "is_coroutine_function"]
 
@@ -52,10 +56,12 @@ class Application:
     on_help: Hook | None = None
     on_command: Hook | None = None
 
-    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
-        if options is not None and option_fields:
-            raise TypeError("give an Options object or its fields, not both")
-        self.options: Options = Options(**option_fields) if options is None else options
+    def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
+        if options is not None:
+            _check_options(options)
+            if fields:
+                raise TypeError("give an Options object or its fields, not both")
+        self.options: Options = Options(**fields) if options is None else options
         self.log: logging.Logger = logging.getLogger("smtpproto")
         self.connections: set[Session] = set()
         """The live sessions."""
@@ -77,21 +83,40 @@ class Application:
         """Held while connections are counted in or out."""
         self.counts: Final[dict[bool, int]] = {False: 0, True: 0}
         """How many connections are served, and how many are refused: keyed by `refused`."""
+        self._take_hooks()
+
+    def _take_hooks(self) -> None:
+        check_names(self)
         for name in (*HOOKS, *OPTIONAL_HOOKS):
             given = getattr(self.options, name)
             if given is None and getattr(type(self), name) is None:
                 given = getattr(self.options.handler, name, None)
             if given is not None:
                 setattr(self, name, given)
-        if not self.coroutines:
-            self._refuse_coroutines()
+            elif (own := getattr(self, name)) is not None:  # a method of a subclass
+                self._check_hook(name, own)
+        self._check_hook("resolver", self.resolve)
 
-    def _refuse_coroutines(self) -> None:
-        hooks = {name: getattr(self, name) for name in (*HOOKS, *OPTIONAL_HOOKS)}
-        for name, hook in {**hooks, "resolver": self.resolve}.items():
-            if hook is not None and is_coroutine_function(hook):
-                mine = type(self).__module__
-                raise TypeError(f"{name} is a coroutine function; {mine} takes plain functions")
+    if not TYPE_CHECKING:  # with it, checkers take every attribute for one that is there
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """A hook may be set at any time."""
+            if name.startswith("on_"):
+                if not is_hook(name):
+                    raise TypeError(no_hook(name))
+                if value is not None:
+                    self._check_hook(name, value)
+            super().__setattr__(name, value)
+            if name.startswith("on_"):
+                self.hook_set(name)
+
+    def hook_set(self, name: str) -> None:
+        """Another function is this hook now, or none."""
+
+    def _check_hook(self, name: str, hook: Any) -> None:
+        check_hook(name, hook)
+        if not self.coroutines and is_coroutine_function(hook):
+            raise TypeError(f"{name} is a coroutine function; {type(self).__module__} takes plain functions")
 
     def is_coroutine(self, hook: Hook) -> bool:
         """Whether a hook gives a coroutine when called, in a runtime that can run it."""
@@ -199,8 +224,8 @@ class Application:
     @property
     def resolve(self) -> Hook:
         """What gives the names of an address: the resolver of the options, or the system's."""
-        resolver = self.options.resolver
-        return _system_resolver if resolver is None else resolver.reverse
+        resolver: Any = self.options.resolver
+        return _system_resolver if resolver is None else getattr(resolver, "reverse", resolver)
 
     def checked_name(self, ip: str, result: Any) -> str:
         """The first name of a look-up if it can stand in a reply and a log; else ""."""
@@ -235,6 +260,17 @@ class Application:
     def update_secure_context(self, **tls_options: Any) -> None:
         """Merge TLS options in and rebuild; later handshakes use them, running ones stay."""
         self.contexts.update(**tls_options)
+
+
+def _check_options(options: object) -> None:
+    """Raise TypeError for what are not the options of a server."""
+    if isinstance(options, Options):
+        return
+    kind = type(options)
+    name = f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
+    if isinstance(options, ProtocolOptions):
+        raise TypeError(f"{name} has the core's options only; a server takes smtpproto_server.Options")
+    raise TypeError(f"a server takes smtpproto_server.Options or its fields, handler=... say, not {name}")
 
 
 def is_coroutine_function(hook: Callable[..., Any]) -> bool:

@@ -64,7 +64,7 @@ class Maildir:
         """The directory that holds tmp/, new/ and cur/."""
         self.trace: bool = trace
         self.name: str = name or socket.gethostname()
-        self.on_stored: Callable[[Session, Path, int], object] | None = on_stored
+        self._on_stored: Callable[[Session, Path, int], object] | None = on_stored
         self._clock: Callable[[], float] = clock
         self._host: str = _host_in_names(self.name)
         _make_directory(self.path)
@@ -130,10 +130,10 @@ class Maildir:
         self.close()
 
     def _tell(self, session: Session, name: str, size: int) -> None:
-        if self.on_stored is None:
+        if self._on_stored is None:
             return
         try:
-            self.on_stored(session, self.path / "new" / name, size)
+            self._on_stored(session, self.path / "new" / name, size)
         except Exception:  # noqa: BLE001 - the application's, logged
             # The message is stored; saying anything but 250 now would only store it twice.
             _LOG.exception("on_stored failed for %s", name)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import smtpproto
 from smtpproto.extending import Check, option, single_line
+from smtpproto_server._handlers import check_handler, check_hook, is_hook, nearest
+from smtpproto_server._tls import TLS_OPTION_NAMES, VERSIONS, check_tls_options
 
 if TYPE_CHECKING:
-    import os
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Protocol
+    from collections.abc import Mapping, Sequence
+    from typing import Self, Unpack
 
-    class Resolver(Protocol):
-        """Reverse DNS of the application's own."""
+    from smtpproto_server._handlers import (
+        OnAddress,
+        OnAuth,
+        OnClose,
+        OnData,
+        OnSecure,
+        OnSession,
+        OnText,
+        OnTwoTexts,
+    )
+    from smtpproto_server._option_fields import OptionFields, Pem, Resolver, TlsFields, TlsVersion
 
-        def reverse(self, ip: str, /) -> Any:
-            """The names of `ip`, a list; plain or coroutine function."""
-
-    Pem = str | bytes | os.PathLike[str]
-    Hook = Callable[..., Any]
-
-__all__ = ["HOOKS", "OPTIONAL_HOOKS", "Options"]
-
-HOOKS: Final = ("on_connect", "on_secure", "on_auth", "on_mail_from", "on_rcpt_to", "on_data", "on_close")
-OPTIONAL_HOOKS: Final = ("on_helo", "on_data_start", "on_vrfy", "on_expn", "on_help", "on_command")
+__all__ = ["Options"]
 
 
 def _any(value: Any) -> Any:
@@ -41,9 +42,25 @@ def _hook(value: Any) -> Any:
 
 
 def _resolver(value: Any) -> Any:
-    if value is not None and not callable(getattr(value, "reverse", None)):
-        raise ValueError("must have a method reverse(ip)")
+    if value is None:
+        return None
+    resolve = None if isinstance(value, type) else getattr(value, "reverse", value)
+    if not callable(resolve):
+        raise ValueError(  # noqa: TRY004 - options raise ValueError
+            "must be a function (ip), or an object with a method reverse(ip)"
+        )
+    check_hook("resolver", resolve)
     return value
+
+
+def _version(value: Any) -> Any:
+    if value is not None and not (isinstance(value, str) and value in VERSIONS):
+        raise ValueError(f"must be one of {', '.join(VERSIONS)}, or None")
+    return value
+
+
+def _seconds_or_none(value: Any) -> float | None:
+    return None if value is None else Check.seconds(value)
 
 
 _limit: Final = Check.limit_in_seconds
@@ -53,8 +70,23 @@ _limit: Final = Check.limit_in_seconds
 class Options(smtpproto.ProtocolOptions):
     """What a server can be told. Times are seconds; None switches a limit off.
 
-    Raises TypeError for a name that is no option, ValueError for a wrong value.
+    Raises TypeError for a name that is no option and for a hook or a handler that cannot be called,
+    ValueError for a wrong value.
     """
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[OptionFields]) -> None: ...
+
+    else:
+
+        def __new__(cls, **fields: Any) -> Self:
+            """Says which option was meant, where dataclasses say that there is none."""
+            names = cls.__dataclass_fields__
+            if unknown := [name for name in fields if name not in names]:
+                hints = (f"{name!r} ({nearest(name, names) or 'nor one like it'})" for name in unknown)
+                raise TypeError(f"there is no option {', '.join(hints)}")
+            return super().__new__(cls)
 
     # Connection
     early_talker_delay: float = option(Check.seconds, 0.0)
@@ -63,8 +95,8 @@ class Options(smtpproto.ProtocolOptions):
     # Limits
     max_clients: int | None = option(Check.count(1, unlimited=True), None)
     """Connections at a time; one more is told 421."""
-    close_timeout: float = option(Check.seconds, 30.0)
-    """How long `close()` lets open transactions go on."""
+    close_timeout: float | None = option(_seconds_or_none, 30.0)
+    """How long `close()` lets open transactions go on; None: until they end."""
     hook_timeout: float | None = option(_limit, None)
     """For each call of a hook; waiting for octets of the message does not count."""
 
@@ -72,11 +104,11 @@ class Options(smtpproto.ProtocolOptions):
     disable_reverse_lookup: bool = option(Check.flag, default=False)
     """The client's host name is its address in brackets, at once."""
     resolver: Resolver | None = option(_resolver, None, secret=True)
-    """Replaces the system's resolver."""
+    """Replaces the system's resolver: a function (ip), or an object with `reverse(ip)`, that gives names."""
     reverse_lookup_timeout: float | None = option(_limit, 1.5)
     """For the lookup; then the name is the address in brackets."""
 
-    # TLS; what they take is checked where contexts are built
+    # TLS; files are read where contexts are built
     key: Pem | None = option(_any, None, secret=True)
     """Private key: PEM text or a path."""
     cert: Pem | None = option(_any, None, secret=True)
@@ -89,29 +121,31 @@ class Options(smtpproto.ProtocolOptions):
     """Ask clients for a certificate."""
     reject_unauthorized: bool = option(Check.flag, default=True)
     """With `request_cert`: a client without one cannot go on."""
-    min_version: str | None = option(_any, "TLSv1.2")
-    max_version: str | None = option(_any, None)
-    sni_options: Mapping[str, Mapping[str, Any] | ssl.SSLContext] = field(
-        default_factory=dict[str, "Mapping[str, Any] | ssl.SSLContext"], repr=False
+    min_version: TlsVersion | None = option(_version, "TLSv1.2")
+    """The least TLS version: "TLSv1", "TLSv1.1", "TLSv1.2" or "TLSv1.3"; None is "TLSv1.2"."""
+    max_version: TlsVersion | None = option(_version, None)
+    """The highest; None is what OpenSSL allows."""
+    sni_options: Mapping[str, TlsFields | ssl.SSLContext] = field(
+        default_factory=dict[str, "TlsFields | ssl.SSLContext"], repr=False
     )
     """TLS options, or a context, for each server name."""
 
     # Hooks
     handler: object = option(_any, None, secret=True)
     """An object whose `on_*` methods are the hooks that are not given otherwise."""
-    on_connect: Hook | None = option(_hook, None, secret=True)
-    on_secure: Hook | None = option(_hook, None, secret=True)
-    on_auth: Hook | None = option(_hook, None, secret=True)
-    on_mail_from: Hook | None = option(_hook, None, secret=True)
-    on_rcpt_to: Hook | None = option(_hook, None, secret=True)
-    on_data: Hook | None = option(_hook, None, secret=True)
-    on_close: Hook | None = option(_hook, None, secret=True)
-    on_helo: Hook | None = option(_hook, None, secret=True)
-    on_data_start: Hook | None = option(_hook, None, secret=True)
-    on_vrfy: Hook | None = option(_hook, None, secret=True)
-    on_expn: Hook | None = option(_hook, None, secret=True)
-    on_help: Hook | None = option(_hook, None, secret=True)
-    on_command: Hook | None = option(_hook, None, secret=True)
+    on_connect: OnSession | None = option(_hook, None, secret=True)
+    on_secure: OnSecure | None = option(_hook, None, secret=True)
+    on_auth: OnAuth | None = option(_hook, None, secret=True)
+    on_mail_from: OnAddress | None = option(_hook, None, secret=True)
+    on_rcpt_to: OnAddress | None = option(_hook, None, secret=True)
+    on_data: OnData | None = option(_hook, None, secret=True)
+    on_close: OnClose | None = option(_hook, None, secret=True)
+    on_helo: OnTwoTexts | None = option(_hook, None, secret=True)
+    on_data_start: OnSession | None = option(_hook, None, secret=True)
+    on_vrfy: OnText | None = option(_hook, None, secret=True)
+    on_expn: OnText | None = option(_hook, None, secret=True)
+    on_help: OnText | None = option(_hook, None, secret=True)
+    on_command: OnTwoTexts | None = option(_hook, None, secret=True)
     sync_hooks: Literal["thread", "inline"] = option(Check.one_of("thread", "inline"), "thread")
     """Where coroutine runtimes call plain hooks: in a thread, or in the loop (never `on_data`)."""
     hook_threads: int = option(Check.count(1), 64)
@@ -121,3 +155,13 @@ class Options(smtpproto.ProtocolOptions):
         super().__post_init__()
         if not self.name:
             object.__setattr__(self, "name", single_line(socket.gethostname()) or "localhost")
+
+    def check_together(self) -> None:
+        """Refuse also hooks that cannot be called, and TLS options that fit nothing."""
+        super().check_together()
+        check_handler(self.handler)
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if is_hook(spec.name) and value is not None:
+                check_hook(spec.name, value)
+        check_tls_options({name: getattr(self, name) for name in TLS_OPTION_NAMES})

@@ -22,14 +22,17 @@ from smtpproto_server._sockets import bind_tcp, bind_unix, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import Unpack
 
     from smtpproto_server._driver import Driver
+    from smtpproto_server._option_fields import OptionFields
     from smtpproto_server._options import Options
     from smtpproto_server._sockets import Address
 
 __all__ = ["ServerCore"]
 
 GRACE: Final = 5.5  # seconds from the end of close_timeout until connections are dropped
+AGES: Final = 365 * 86400.0  # seconds; infinity is more than some runtimes can wait
 LAST_GRACE: Final = 0.4  # seconds until those that still run are left to themselves
 
 _QUESTION_OF: Final[Mapping[str, type[Event]]] = {
@@ -48,11 +51,11 @@ class ServerCore(Application):
     driver: type[Driver]
     """The class of its connections: the runtime's, or a subclass of that in a test."""
 
-    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
+    def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
         self.listeners: list[Listener] = []
         self._warned: bool = False
         self._asked: frozenset[type[Event]] | None = None
-        super().__init__(options, **option_fields)
+        super().__init__(options, **fields)
 
     # --- listening and closing ----------------------------------------------------------------------
 
@@ -109,7 +112,8 @@ class ServerCore(Application):
         self.listeners.clear()
         for peer in self.peers.copy():
             peer.stop()
-        yield self.options.close_timeout
+        limit = self.options.close_timeout
+        yield AGES if limit is None else limit
         for peer in self.peers.copy():
             peer.stop(now=True)
         yield GRACE
@@ -198,9 +202,9 @@ class ServerCore(Application):
             )
         return self._asked
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in _QUESTION_OF:  # a hook may be set at any time
+    def hook_set(self, name: str) -> None:
+        """One of those that the core asks only if it is there, perhaps."""
+        if name in _QUESTION_OF:
             self._asked = None
 
 

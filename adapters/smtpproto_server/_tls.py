@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from smtpproto import ConfigurationError
 from smtpproto_server._tls_channel import NO_NAMES, TlsChannel
@@ -22,9 +22,12 @@ from smtpproto_server._tls_development import development_pem
 from smtpproto_server._tls_names import a_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
-__all__ = ["TLS_OPTION_NAMES", "TlsContexts"]
+__all__ = ["TLS_OPTION_NAMES", "VERSIONS", "TlsContexts", "check_tls_options"]
+
+
+T = TypeVar("T")
 
 
 class _Option(NamedTuple):
@@ -50,7 +53,7 @@ _OPTIONS: Final[Mapping[str, _Option]] = MappingProxyType(
 TLS_OPTION_NAMES: Final = tuple(_OPTIONS)
 """The options that `TlsContexts` and its `update` take."""
 
-_VERSIONS: Final[Mapping[str, ssl.TLSVersion]] = MappingProxyType(
+VERSIONS: Final[Mapping[str, ssl.TLSVersion]] = MappingProxyType(
     {
         "TLSv1": ssl.TLSVersion.TLSv1,
         "TLSv1.1": ssl.TLSVersion.TLSv1_1,
@@ -143,6 +146,15 @@ class _Built:
         self.warning: str | None = warning
 
 
+def check_tls_options(options: Mapping[str, Any]) -> None:
+    """Raise what TlsContexts would, as far as it is known before any file is read."""
+    given = _given(_checked(options))
+    outer = _outer(given)
+    if "ssl_context" not in outer:
+        _versions(outer)
+    _for_each_name(given.get("sni_options", {}), outer, _versions)
+
+
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         option = _OPTIONS.get(name)
@@ -162,14 +174,22 @@ def _build(options: Mapping[str, Any], name: str) -> _Built:
     given = _given(options)
     if not given:
         return _development(name)
-    outer = {option: value for option, value in given.items() if option != "sni_options"}
+    outer = _outer(given)
+    return _Built(given, _context(outer), named=_for_each_name(given.get("sni_options", {}), outer, _context))
+
+
+def _outer(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for all names that have none of their own."""
     if "sni_options" in given and "ssl_context" in given:
         raise _both("sni_options")
-    return _Built(given, _context(outer), named=_named_contexts(given.get("sni_options", {}), outer))
+    return {option: value for option, value in given.items() if option != "sni_options"}
 
 
-def _named_contexts(sni_options: Mapping[Any, Any], outer: Mapping[str, Any]) -> Mapping[str, ssl.SSLContext]:
-    named: dict[str, ssl.SSLContext] = {}
+def _for_each_name(
+    sni_options: Mapping[Any, Any], outer: Mapping[str, Any], make: Callable[[Mapping[str, Any]], T]
+) -> Mapping[str, T]:
+    """What `make` makes of the options of each name, in A-labels."""
+    named: dict[str, T] = {}
     for host, entry in sni_options.items():
         name = a_labels(host)
         if name is None:
@@ -177,15 +197,15 @@ def _named_contexts(sni_options: Mapping[Any, Any], outer: Mapping[str, Any]) ->
         if name in named:
             raise ConfigurationError(f"sni_options: {host!r} is there twice; remove one")
         try:
-            named[name] = _named_context(entry, outer)
+            named[name] = make(_options_of_name(entry, outer))
         except ConfigurationError as error:
             raise ConfigurationError(f"sni_options[{host!r}]: {error}") from error
     return named
 
 
-def _named_context(entry: Any, outer: Mapping[str, Any]) -> ssl.SSLContext:
+def _options_of_name(entry: Any, outer: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(entry, ssl.SSLContext):
-        return _context({"ssl_context": entry})
+        return {"ssl_context": entry}
     if not isinstance(entry, Mapping):
         raise ConfigurationError(
             f"must be a mapping of TLS options or an ssl.SSLContext, not {type(entry).__name__}"
@@ -194,13 +214,13 @@ def _named_context(entry: Any, outer: Mapping[str, Any]) -> ssl.SSLContext:
     if "sni_options" in _given(own):
         raise ConfigurationError("sni_options cannot be nested; take the inner ones out")
     if own.get("ssl_context") is not None:
-        return _context(_given(own))
+        return _given(own)
     # Key and certificate go together: the outer key fits no certificate of the entry's own.
     own_pair = own.get("key") is not None or own.get("cert") is not None
     inherited = {
         option: value for option, value in outer.items() if not (own_pair and option in {"key", "cert"})
     }
-    return _context(_given({**inherited, **own}))
+    return _given({**inherited, **own})
 
 
 def _context(given: Mapping[str, Any]) -> ssl.SSLContext:
@@ -235,23 +255,31 @@ def _both(other: str) -> ConfigurationError:
 
 
 def _limit_versions(context: ssl.SSLContext, given: Mapping[str, Any]) -> None:
-    lowest = _version("min_version", given.get("min_version", "TLSv1.2"))
+    lowest, highest = _versions(given)
     if lowest < ssl.TLSVersion.TLSv1_2:
         # The old versions rest on SHA-1 throughout, which OpenSSL 3 allows at this level alone.
         # Who names them wants them; RFC 8996 forbids them, and Python's DeprecationWarning says so.
         context.set_ciphers("DEFAULT:!aNULL:!eNULL:@SECLEVEL=0")
     context.minimum_version = lowest
-    if "max_version" in given:
-        highest = _version("max_version", given["max_version"])
-        if lowest > highest:
-            raise ConfigurationError("min_version is above max_version: lower the one or raise the other")
+    if highest is not None:
         context.maximum_version = highest
 
 
+def _versions(given: Mapping[str, Any]) -> tuple[ssl.TLSVersion, ssl.TLSVersion | None]:
+    """The lowest and the highest that are wanted."""
+    lowest = _version("min_version", given.get("min_version", "TLSv1.2"))
+    if "max_version" not in given:
+        return lowest, None
+    highest = _version("max_version", given["max_version"])
+    if lowest > highest:
+        raise ConfigurationError("min_version is above max_version: lower the one or raise the other")
+    return lowest, highest
+
+
 def _version(option: str, name: str) -> ssl.TLSVersion:
-    if name not in _VERSIONS:
-        raise ConfigurationError(f"{option} must be one of {', '.join(_VERSIONS)}, not {name!r}")
-    return _VERSIONS[name]
+    if name not in VERSIONS:
+        raise ConfigurationError(f"{option} must be one of {', '.join(VERSIONS)}, not {name!r}")
+    return VERSIONS[name]
 
 
 def _ask_for_certificate(context: ssl.SSLContext, given: Mapping[str, Any]) -> None:

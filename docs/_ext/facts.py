@@ -25,7 +25,6 @@ __all__ = ["OptionRow", "answers", "event_types", "first_line", "option_rows", "
 BY_NAME: Final[Mapping[str, str]] = {
     r"hide_(\w+)": "Leave {0} out of the reply to EHLO; it goes on working.",
     r"on_\w+": "A hook; see the page about hooks.",
-    r"(min|max)_version": 'The {0}imum TLS version, for instance "TLSv1.2"; None is what OpenSSL allows.',
 }
 
 

@@ -43,8 +43,8 @@ def test_a_peer_that_never_reads_is_not_read_from_for_ever(runtime: str, hooked:
     async def on_vrfy(*_: object) -> None:
         await asyncio.sleep(0)
 
-    handler = type("Handler", (), {"on_vrfy": staticmethod(on_vrfy)} if hooked else {})()
-    with running(runtime, handler=handler, close_timeout=0.0) as server, narrow(server).greeted() as client:
+    hooks: dict[str, Any] = {"on_vrfy": on_vrfy} if hooked else {}
+    with running(runtime, **hooks, close_timeout=0.0) as server, narrow(server).greeted() as client:
         line = b"VRFY " + b"x" * 500 + b"\r\n"
         sent = client.fill(line)
         peer: Any

@@ -454,7 +454,7 @@ def test_a_message_waits_in_memory_up_to_a_mark(box: Maildir) -> None:
 
 def test_on_stored_is_told_of_each_message(box: Maildir) -> None:
     told: list[tuple[Session, bytes, int]] = []
-    box.on_stored = lambda session, path, size: told.append((session, path.read_bytes(), size))
+    box._on_stored = lambda session, path, size: told.append((session, path.read_bytes(), size))
     made = session()
     box.on_data(Message(), made)
     with pytest.raises(RuntimeError):
@@ -466,7 +466,7 @@ def test_on_stored_cannot_undo_what_is_stored(box: Maildir, caplog: pytest.LogCa
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, "the log is full")
 
-    box.on_stored = fails
+    box._on_stored = fails
     reply = box.on_data(Message(), session())
     assert reply == f"OK: queued as {files(box, 'new')[0]}"
     assert "the log is full" in caplog.text

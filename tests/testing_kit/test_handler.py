@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from email.policy import default
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -757,7 +758,7 @@ MINE: Final = MyOptions(name="mx.test", auth_optional=True)
             "handler": "None", "options": "options",
         }),
         (Named, {"options": MINE}, {"handler": "Named", "options": "MINE"}),
-        (Named, {"options": with_option(ehlo_keywords=["X"], handler=[object()])}, {
+        (Named, {"options": with_option(ehlo_keywords=["X"], use_xclient=[ip_address("203.0.113.9")])}, {
             "handler": "Named", "options": "options",
         }),
         (Named, {"check": list[Any]}, {"handler": "Named", "check": "check"}),

@@ -575,13 +575,20 @@ def test_a_resolver_is_asked_for_its_colour_too(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_coroutine_function_set_later_fails_where_hooks_are_plain(runtime: Runtime, place: str) -> None:
+def test_a_plain_hook_that_gives_a_coroutine_fails_where_hooks_are_plain(
+    runtime: Runtime, place: str
+) -> None:
     if runtime.coroutines:
         pytest.skip("hooks may be coroutine functions")
 
+    def gives_a_coroutine(*args: Any) -> Any:
+        return coroutine_function(*args)
+
     said, expected = PLACES[place]
     with running(runtime, **options_for(place, None)) as server:
-        setattr(server.server, place, coroutine_function)
+        with pytest.raises(TypeError, match=f"{place} is a coroutine function; .* takes plain functions"):
+            setattr(server.server, place, coroutine_function)
+        setattr(server.server, place, gives_a_coroutine)
         with arrived(server, place) as client:
             client.send(said + b"QUIT\r\n" if said else b"")
             assert [reply for reply in client.replies() if not reply.startswith("221 ")] == expected

@@ -87,3 +87,52 @@ def test_a_listener_that_raises_is_nobody_s_fault(runtime: Runtime) -> None:
             assert client.say("NOOP") == "250 2.0.0 OK"
         assert len(heard) == 1
     assert server.errors == []
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+def test_a_resolver_may_be_a_function(runtime: Runtime, coroutine: bool) -> None:
+    asked, named = list[str](), list[str]()
+
+    def resolve(ip: str) -> Any:
+        asked.append(ip)
+        return ["mail.client.test"]
+        yield  # a generator function, so that it gets the runtime's colour
+
+    def plain(ip: str) -> list[str]:
+        asked.append(ip)
+        return ["mail.client.test"]
+
+    def on_connect(session: Any) -> Any:
+        named.append(session.client_hostname)
+        return None
+        yield
+
+    resolver = runtime.coloured(resolve) if coroutine else plain
+    options: dict[str, Any] = {"disable_reverse_lookup": False, "resolver": resolver}
+    with running(runtime, on_connect=on_connect, **options) as server, server.client() as client:
+        assert client.reply() == "220 mx.test ESMTP"
+    assert (asked, named) == (["127.0.0.1"], ["mail.client.test"])
+
+
+def test_without_close_timeout_open_transactions_end_by_themselves(runtime: Runtime) -> None:
+    with running(runtime, close_timeout=None) as server, server.client().greeted() as client:
+        assert client.say("MAIL FROM:<a@x.test>") == "250 2.1.0 Accepted"
+        closing = server.start(server.server.close)
+        wait_until(lambda: not server.server.addresses())
+        is_silent(client)
+        assert client.say("RCPT TO:<b@x.test>") == "250 2.1.5 Accepted"
+        assert client.say("RSET") == "250 2.0.0 Flushed"
+        assert client.replies() == ["421 4.3.2 Server shutting down"]
+        client.close()
+        closing.result(DEADLINE)
+
+
+def test_a_hook_set_while_the_server_runs_is_looked_at(runtime: Runtime) -> None:
+    def takes_too_little(_session: object) -> None: ...
+
+    with running(runtime) as server, server.client().greeted() as client:
+        with pytest.raises(TypeError, match=r"on_mail_from is called with \(address, session\)"):
+            server.server.on_mail_from = takes_too_little
+        with pytest.raises(TypeError, match=r"on_mail is no hook; did you mean on_mail_from\?"):
+            server.server.on_mail = print
+        assert client.say("MAIL FROM:<a@x.test>") == "250 2.1.0 Accepted"
