@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from smtpproto import Accept
     from smtpproto.extending import Pending
-    from smtpproto_server import Driver, Identity, Listener, Options, Place, Stream
+    from smtpproto_server import Driver, Identity, Listener, OptionFields, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -316,8 +316,8 @@ class SMTPServer(ServerCore):
 
     driver: type[Driver] = Connection
 
-    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
-        super().__init__(options, **option_fields)
+    def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
+        super().__init__(options, **fields)
         self._manager: AbstractAsyncContextManager[Self] | None = None
         self._tasks: TaskGroup | None = None
         self._limiters: dict[str, anyio.CapacityLimiter] = {}
@@ -494,8 +494,8 @@ async def serve(
 
 
 async def serve_connection(
-    sock: socket.socket, options: Options | None = None, /, **option_fields: Any
+    sock: socket.socket, options: Options | None = None, /, **fields: Unpack[OptionFields]
 ) -> None:
     """Serve one connected socket, with a server of its own."""
-    async with SMTPServer(options, **option_fields) as server:
+    async with SMTPServer(options, **fields) as server:
         await server.serve_connection(sock)

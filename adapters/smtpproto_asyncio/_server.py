@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, Options, Place, Stream
+    from smtpproto_server import Identity, Listener, OptionFields, Options, Place, Stream
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -318,8 +318,8 @@ class SMTPServer(ServerCore):
 
     driver: type[Driver] = Connection
 
-    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
-        super().__init__(options, **option_fields)
+    def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
+        super().__init__(options, **fields)
         self._clock: Callable[[], float] = time.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
         self.errors_come_once: bool = False
@@ -453,8 +453,8 @@ async def serve(server: SMTPServer, port: int = 0, host: str | None = None, **pl
 
 
 async def serve_connection(
-    sock: socket.socket, options: Options | None = None, /, **option_fields: Any
+    sock: socket.socket, options: Options | None = None, /, **fields: Unpack[OptionFields]
 ) -> None:
     """Serve one connected socket, with a server of its own."""
-    async with SMTPServer(options, **option_fields) as server:
+    async with SMTPServer(options, **fields) as server:
         await server.serve_connection(sock)

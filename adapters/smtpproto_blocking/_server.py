@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-    from smtpproto_server import Driver, Identity, Job, Listener, MessageStream, Options, Place, Stream
+    from smtpproto_server import (
+        Driver,
+        Identity,
+        Job,
+        Listener,
+        MessageStream,
+        OptionFields,
+        Options,
+        Place,
+        Stream,
+    )
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -210,8 +220,8 @@ class SMTPServer(ServerCore):
     threads: ClassVar[int] = THREADS
     """Connections that are served at a time when `max_clients` is None; more wait their turn."""
 
-    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
-        super().__init__(options, **option_fields)
+    def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
+        super().__init__(options, **fields)
         self.wake: int = -1
         """A pipe that is readable once `close` has begun: nobody writes to it, and `waker` is closed."""
         self.waker: int = -1
@@ -390,7 +400,9 @@ def serve(server: SMTPServer, port: int = 0, host: str | None = None, **place: U
         server.wait_closed()
 
 
-def serve_connection(sock: socket.socket, options: Options | None = None, /, **option_fields: Any) -> None:
+def serve_connection(
+    sock: socket.socket, options: Options | None = None, /, **fields: Unpack[OptionFields]
+) -> None:
     """Serve one connected socket, with a server of its own."""
-    with SMTPServer(options, **option_fields) as server:
+    with SMTPServer(options, **fields) as server:
         server.serve_connection(sock)

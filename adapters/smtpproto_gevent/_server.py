@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-    from smtpproto_server import Driver, Identity, Listener, MessageStream, Options, Place
+    from smtpproto_server import Driver, Identity, Listener, MessageStream, OptionFields, Options, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -206,8 +206,8 @@ class SMTPServer(ServerCore):
     driver: type[Driver] = Connection
     not_of_listeners: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt, gevent.GreenletExit)
 
-    def __init__(self, options: Options | None = None, /, **option_fields: Any) -> None:
-        super().__init__(options, **option_fields)
+    def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
+        super().__init__(options, **fields)
         # Nothing switches while they are held. A patched process has locks that are Python code: a signal
         # that interrupts it would leave them locked for ever.
         self.counting = get_original("_thread", "RLock")()
@@ -321,7 +321,9 @@ def serve(server: SMTPServer, port: int = 0, host: str | None = None, **place: U
         server.wait_closed()
 
 
-def serve_connection(sock: socket.socket, options: Options | None = None, /, **option_fields: Any) -> None:
+def serve_connection(
+    sock: socket.socket, options: Options | None = None, /, **fields: Unpack[OptionFields]
+) -> None:
     """Serve one connected socket, with a server of its own."""
-    with SMTPServer(options, **option_fields) as server:
+    with SMTPServer(options, **fields) as server:
         server.serve_connection(sock)
