@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
     from typing import Protocol, TypeAlias
 
-    from smtpproto import Mechanism, Session
+    from smtpproto import Session
+    from smtpproto.extending import Mechanism
     from smtpproto_server._handlers import (
         OnAddress,
         OnAuth,
@@ -65,7 +66,7 @@ class OptionFields(TlsFields, total=False):
     """All options of a server: `**fields: Unpack[OptionFields]` in a function of your own."""
 
     secure: bool
-    secured: bool
+    tls_upstream: bool
     needs_upgrade: bool
     name: str
     banner: str

@@ -259,7 +259,7 @@ _FROM: Final = {
     "Accept": "smtpproto import Accept",
     "Address": "smtpproto import Address",
     "Credentials": "smtpproto import Credentials",
-    "ProtocolOptions": "smtpproto import Options as ProtocolOptions",
+    "ProtocolOptions": "smtpproto import ProtocolOptions",
     "Reject": "smtpproto import Reject",
     "Session": "smtpproto import Session",
     "SMTPServer": "smtpproto_asyncio import SMTPServer",

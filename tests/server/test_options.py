@@ -124,7 +124,7 @@ def test_a_name_that_is_no_option_is_a_typeerror_that_says_which_was_meant(
 
 
 def test_only_options_of_a_server_are_the_options_of_a_server() -> None:
-    core: Any = smtpproto.Options()
+    core: Any = smtpproto.ProtocolOptions()
     with pytest.raises(
         TypeError, match=r"has the core's options only; a server takes smtpproto_server\.Options"
     ):
