@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from fuzz.markers import Contexts
 from smtpproto import Accept, Challenge, Reject
-from smtpproto_server import Options, ServerCore, StreamAborted
+from smtpproto_server import Options, StreamAborted
+from smtpproto_server.adapting import ServerCore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -16,12 +16,13 @@ from fuzz.applications import CONTEXTS, LOGGED, MOST_READS, SAID_BY_HOOK, Cancel
 from fuzz.markers import decrypted
 from fuzz.playing import note
 from smtpproto import Accept, NeedsStartTLS, NeedsTLS
-from smtpproto_server import NEVER, PARTED, Driver, Wait
+from smtpproto_server.adapting import NEVER, PARTED, Driver, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
-    from smtpproto_server import MessageStream, Stream
+    from smtpproto_server import Stream
+    from smtpproto_server.adapting import MessageStream
 
 __all__ = ["HEADER", "LARGE", "OUTSIDES", "PLAIN", "RECEIVE", "SERVERS", "target"]
 

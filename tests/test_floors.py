@@ -191,6 +191,7 @@ def adapter_faults(package: str, source: str) -> Iterator[str]:
     }
     if package != "smtpproto_server":
         public["smtpproto_server"] = public_names(ROOT / "adapters" / "smtpproto_server")
+        public["smtpproto_server.adapting"] = public_names(ROOT / "adapters" / "smtpproto_server", "adapting")
     libraries = STDLIB | LIBRARIES[package] | {package}
     tree = ast.parse(source)
     for found in imports(tree):

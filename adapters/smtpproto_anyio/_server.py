@@ -23,7 +23,7 @@ import anyio
 import anyio.lowlevel
 from anyio import from_thread, to_thread
 
-from smtpproto_server import NEVER, PARTED, ServerCore, SocketDriver, outcome
+from smtpproto_server.adapting import NEVER, PARTED, ServerCore, SocketDriver, outcome
 
 if TYPE_CHECKING:
     import socket
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from smtpproto import Accept
     from smtpproto.extending import Pending
-    from smtpproto_server import Driver, Identity, Listener, OptionFields, Options, Place, Stream
+    from smtpproto_server import OptionFields, Options, Stream
+    from smtpproto_server.adapting import Driver, Identity, Listener, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 

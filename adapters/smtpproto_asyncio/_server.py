@@ -16,7 +16,7 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from smtpproto_server import Driver, ServerCore, SocketDriver, Threads
+from smtpproto_server.adapting import Driver, ServerCore, SocketDriver, Threads
 
 if TYPE_CHECKING:
     import socket
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from smtpproto_server import Identity, Listener, OptionFields, Options, Place, Stream
+    from smtpproto_server import OptionFields, Options, Stream
+    from smtpproto_server.adapting import Identity, Listener, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 

@@ -20,24 +20,15 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from smtpproto_server import NEVER, PARTED, PlainDriver, ServerCore, Threads, Timers, Wait
+from smtpproto_server.adapting import NEVER, PARTED, PlainDriver, ServerCore, Threads, Timers, Wait
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-    from smtpproto_server import (
-        Driver,
-        Identity,
-        Job,
-        Listener,
-        MessageStream,
-        OptionFields,
-        Options,
-        Place,
-        Stream,
-    )
+    from smtpproto_server import OptionFields, Options, Stream
+    from smtpproto_server.adapting import Driver, Identity, Job, Listener, MessageStream, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 

@@ -29,7 +29,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from smtpproto_cli._text import visible
-from smtpproto_server import Worker
+from smtpproto_server.adapting import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

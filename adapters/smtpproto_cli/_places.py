@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from smtpproto_cli._faults import Fault
 from smtpproto_cli._journal import address_text
-from smtpproto_server import bind_tcp, bind_unix, listener_address
+from smtpproto_server.adapting import bind_tcp, bind_unix, listener_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping

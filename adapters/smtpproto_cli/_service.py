@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from smtpproto import ConfigurationError
 from smtpproto_cli._notify import READY, STOPPING, notify
-from smtpproto_server import ServerCore
+from smtpproto_server.adapting import ServerCore
 
 if TYPE_CHECKING:
     import socket

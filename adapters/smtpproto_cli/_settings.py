@@ -12,7 +12,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto_cli._faults import Fault
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server import Options
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from smtpproto_cli._places import Bound
     from smtpproto_cli._settings import Settings
     from smtpproto_cli._sinks import Sink
-    from smtpproto_server import Options, ServerCore
+    from smtpproto_server import Options
+    from smtpproto_server.adapting import ServerCore
 
 __all__ = ["Supervisor"]
 

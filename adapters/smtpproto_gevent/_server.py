@@ -16,14 +16,15 @@ from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from smtpproto_server import PARTED, PlainDriver, ServerCore, outcome
+from smtpproto_server.adapting import PARTED, PlainDriver, ServerCore, outcome
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-    from smtpproto_server import Driver, Identity, Listener, MessageStream, OptionFields, Options, Place
+    from smtpproto_server import OptionFields, Options
+    from smtpproto_server.adapting import Driver, Identity, Listener, MessageStream, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from smtpproto_kit._client import DEADLINE, Client, wait_until
 from smtpproto_kit._runtimes import runtime_named
 from smtpproto_kit._shown import watch
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server import Options
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from concurrent.futures import Future
 
     from smtpproto_kit._runtime import Runtime
-    from smtpproto_server import ServerCore
+    from smtpproto_server.adapting import ServerCore
 
 __all__ = ["Running", "running"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
-    from smtpproto_server import ServerCore
+    from smtpproto_server.adapting import ServerCore
 
     Call = Callable[[Callable[[], Any]], Future[Any]]
 

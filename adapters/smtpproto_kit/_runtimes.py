@@ -15,7 +15,7 @@ from smtpproto_kit._runtime import Runtime
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from smtpproto_server import ServerCore
+    from smtpproto_server.adapting import ServerCore
 
     Call = Callable[[Callable[[], Any]], Future[Any]]
 

@@ -9,12 +9,13 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto_server import EVENTS, HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server import Options
+from smtpproto_server.adapting import EVENTS, HOOKS, OPTIONAL_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from smtpproto_server import ServerCore
+    from smtpproto_server.adapting import ServerCore
 
 __all__ = ["NOTED", "Shown", "names", "watch"]
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from smtpproto_pytest._faults import Fault, Place
     from smtpproto_pytest._settings import Certificates, Tls
     from smtpproto_pytest._transcript import Log
-    from smtpproto_server import Driver, ServerCore, Stream
+    from smtpproto_server import Stream
+    from smtpproto_server.adapting import Driver, ServerCore
 
 __all__ = ["CapturingServer", "capturing"]
 

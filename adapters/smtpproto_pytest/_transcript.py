@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from smtpproto_server import Driver
+    from smtpproto_server.adapting import Driver
 
 __all__ = ["Log", "recording", "transcript"]
 

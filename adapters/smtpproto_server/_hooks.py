@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from smtpproto import ACCEPT, Accept, Challenge, Decision, Reject
+from smtpproto import ACCEPT, Accept, Challenge, Decision, Reject, SmtpProtoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ INTERNAL_ERROR_AND_CLOSE: Final = Reject(421, "4.3.0", "Error: internal error, p
 _CLOSING_HOOKS: Final = frozenset({"on_connect", "on_secure"})
 
 
-class HookError(TypeError):
+class HookError(SmtpProtoError, TypeError):
     """A hook returned what its place has no reading for."""
 
 

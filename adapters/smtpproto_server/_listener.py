@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from smtpproto_server._sockets import Address, Identity
+    from smtpproto_server._sockets import Identity, SocketAddress
 
 __all__ = ["Listener"]
 
@@ -32,7 +32,7 @@ class Listener:
     ) -> None:
         self.sock: socket.socket = sock
         self._report: Callable[[OSError, str, None], object] = report
-        self.address: Address = listener_address(sock)
+        self.address: SocketAddress = listener_address(sock)
         self.pause: float = 0.0
         """Seconds to wait before the socket is looked at again."""
         self.release: Callable[[], object] = _nothing

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from smtpproto_server._driver import Driver
     from smtpproto_server._option_fields import OptionFields
     from smtpproto_server._options import Options
-    from smtpproto_server._sockets import Address
+    from smtpproto_server._sockets import SocketAddress
 
 __all__ = ["ServerCore"]
 
@@ -97,11 +97,11 @@ class ServerCore(Application):
         self.emit("listening", listeners[0].address)
         return self
 
-    def address(self) -> Address | None:
+    def address(self) -> SocketAddress | None:
         """`(host, port)` or the path of the first listener, None when not listening."""
         return self.listeners[0].address if self.listeners else None
 
-    def addresses(self) -> list[Address]:
+    def addresses(self) -> list[SocketAddress]:
         """The addresses of all listeners."""
         return [listener.address for listener in self.listeners]
 

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "Address", "Identity", "Place", "bind_tcp", "bind_unix", "has_octets", "listener_address",
+    "Identity",
+    "Place",
+    "SocketAddress",
+    "bind_tcp",
+    "bind_unix",
+    "has_octets",
+    "listener_address",
     "socket_address",
 ]  # fmt: skip
 
-Address = tuple[str, int] | str
+SocketAddress = tuple[str, int] | str
 ANY_PORT_TRIES: Final = 20
 
 
@@ -137,7 +143,7 @@ def has_octets(sock: socket.socket) -> bool:
     return True
 
 
-def listener_address(sock: socket.socket) -> Address:
+def listener_address(sock: socket.socket) -> SocketAddress:
     """`(host, port)`, or the path of a unix socket."""
     name = sock.getsockname()
     if isinstance(name, tuple):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
+from smtpproto import SmtpProtoError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
@@ -23,7 +25,7 @@ TOO_LATE: Final = "the stream belongs to on_data, which has returned"
 _REFUSED: Final = frozenset({"bare_newline", "size_exceeded"})  # why the server itself refuses a message
 
 
-class StreamAborted(Exception):  # noqa: N818 - says what happened, as the event of the core does
+class StreamAborted(SmtpProtoError):  # noqa: N818 - says what happened, as the event of the core does
     """The rest of the message will not come; what has come must not be kept.
 
     `reason` is "connection_lost", "timeout" or "shutdown"; of a StreamRefused "bare_newline" or

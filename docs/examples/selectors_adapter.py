@@ -10,12 +10,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from smtpproto_server import NEVER, PARTED, Driver, ServerCore, SocketDriver, Threads, Wait
+from smtpproto_server.adapting import NEVER, PARTED, Driver, ServerCore, SocketDriver, Threads, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from smtpproto_server import Listener, Options, Stream
+    from smtpproto_server import Options, Stream
+    from smtpproto_server.adapting import Listener
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 LONGEST: Final = 60.0  # seconds after which the selector's thread looks at the time again

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from smtpproto import NeedsStartTLS, NeedsTLS
 from smtpproto.testing._conversation import TLS
-from smtpproto_server import NEVER, PARTED, Driver, ServerCore, TlsContexts, Wait
+from smtpproto_server.adapting import NEVER, PARTED, Driver, ServerCore, TlsContexts, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from smtpproto import TlsDetails
-    from smtpproto_server import Options, Stream, TlsChannel
+    from smtpproto_server import Options, Stream
+    from smtpproto_server.adapting import TlsChannel
 
 __all__ = ["LOCAL", "REMOTE", "MemoryConnection", "MemoryServer", "ServingPeer", "raise_in_thread"]
 

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from smtpproto import ACCEPT, Reject
 from smtpproto.testing._conversation import octets, split_replies
 from smtpproto.testing._loop import MemoryServer, ServingPeer, raise_in_thread
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Driver, Options, StreamAborted
+from smtpproto_server import Options, StreamAborted
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS, Driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
     from smtpproto import Accept, IncomingMessage, Session
     from smtpproto.extending import Pending
-    from smtpproto_server import MessageStream
+    from smtpproto_server.adapting import MessageStream
 
     Check = Callable[["Visit"], Any]
     Cut = Callable[[bytes], list[bytes]]

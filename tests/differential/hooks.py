@@ -331,7 +331,7 @@ def _server_class(version: Version, *, coroutines: bool) -> Any:
         "connected": connected,
         "coroutines": coroutines,
     }
-    return type("Server", (version.smtpproto_server.ServerCore,), members)
+    return type("Server", (version.adapting.ServerCore,), members)
 
 
 @cache
@@ -355,7 +355,7 @@ def server_for(version: Version, setting: int, lacks: int, *, asks: bool, plain:
 
         return call_plain if plain == "all" or (plain == "some" and name != "on_data") else call_async
 
-    names = (*s.HOOKS, *(s.OPTIONAL_HOOKS if asks else ()))
+    names = (*version.adapting.HOOKS, *(version.adapting.OPTIONAL_HOOKS if asks else ()))
     left_out = _LACKING[lacks]
     given |= {name: made(name) for name in names if name not in left_out}
     if plain == "some":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from differential.hooks import Cancelled, Stage, facts_of_connection, server_for
 from differential.talks import TAIL
-from smtpproto_server import NEVER, Driver
+from smtpproto_server.adapting import NEVER, Driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -37,7 +37,7 @@ def test_conversations_are_what_they_were_at_the_commit_before_the_engine(
 def test_the_two_versions_are_loaded_from_different_places(both: tuple[Version, Version]) -> None:
     now, then = both
     assert now.smtpproto.Connection is not then.smtpproto.Connection
-    assert now.smtpproto_server.ServerCore is not then.smtpproto_server.ServerCore
+    assert now.adapting.ServerCore is not then.adapting.ServerCore
     assert hasattr(then.smtpproto_server, "Serving")
 
 

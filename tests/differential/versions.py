@@ -47,6 +47,11 @@ class Version:
     smtpproto: Any
     smtpproto_server: Any
 
+    @property
+    def adapting(self) -> Any:
+        """What adapters are made of."""
+        return getattr(self.smtpproto_server, "adapting", self.smtpproto_server)
+
     def name_of(self, name: str) -> str:
         """What this version calls what has this name today."""
         return name if self.name == TODAY else NAMES_THEN.get(name, name)
@@ -58,6 +63,7 @@ class Version:
 
 def today() -> Version:
     """The packages that everybody imports."""
+    importlib.import_module("smtpproto_server.adapting")
     return Version(TODAY, *(importlib.import_module(name) for name in PACKAGES))
 
 

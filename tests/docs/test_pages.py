@@ -16,7 +16,8 @@ import smtpproto
 from docs.blocks import DOCS, PAGES, ROOT
 from smtpproto._catalogue import MESSAGE_REFUSED, RECIPIENT_OK
 from smtpproto_kit import RUNTIMES, runtime_named
-from smtpproto_server import EVENTS, HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server import Options
+from smtpproto_server.adapting import EVENTS, HOOKS, OPTIONAL_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

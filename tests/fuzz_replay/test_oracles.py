@@ -14,7 +14,7 @@ from smtpproto import Connection, Reject, State
 from smtpproto._body import BOUNDARIES, IncomingMessage, _Boundary, _Place
 from smtpproto._proxy import ProxyReader
 from smtpproto._sasl import Credentials
-from smtpproto_server import Application, Driver
+from smtpproto_server.adapting import Application, Driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -182,7 +182,7 @@ def ringing(driver: Driver, why: str, kept: Callable[..., None] = Driver._give_u
 def test_a_fault_of_the_driver_is_seen(
     method: str, faulty: Callable[..., Any], seen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"smtpproto_server.{method}", faulty)
+    monkeypatch.setattr(f"smtpproto_server.adapting.{method}", faulty)
     with pytest.raises(AssertionError, match=seen):
         run_all("driver", sorted(seeds("driver")))
 

@@ -15,13 +15,13 @@ import smtpproto_asyncio
 import smtpproto_blocking
 import smtpproto_kit._client
 from smtpproto_kit import runtime_named
-from smtpproto_server import Driver, ServerCore
+from smtpproto_server.adapting import Driver, ServerCore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from smtpproto import TlsDetails
-    from smtpproto_server import MessageStream
+    from smtpproto_server.adapting import MessageStream
 
 __all__ = ["FAULTS", "Fault"]
 

@@ -20,7 +20,7 @@ from smtpproto_blocking import SMTPServer as OnBlocking
 from smtpproto_gevent._server import Connection as Greenlet
 from smtpproto_kit import DEADLINE, running, wait_until
 from smtpproto_kit._runtimes import runtime_named
-from smtpproto_server import SocketDriver
+from smtpproto_server.adapting import SocketDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import pytest
 import trustme
 
-from smtpproto_server import NEVER, Driver, Options, ServerCore, TlsContexts
+from smtpproto_server import Options
 from smtpproto_server._tls import TLS_OPTION_NAMES
+from smtpproto_server.adapting import NEVER, Driver, ServerCore, TlsContexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from smtpproto_server import MessageStream, Stream
+    from smtpproto_server import Stream
+    from smtpproto_server.adapting import MessageStream
 
 __all__ = [
     "BROKEN", "DATA", "DOWN", "GO_ON", "GREETING", "PULL", "QUEUED", "TIMEOUT", "TLS", "TOO_SOON",

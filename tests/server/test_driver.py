@@ -25,8 +25,8 @@ from server.scripted import (
 )
 from smtpproto import Accept, PlainCredentials, Reject
 from smtpproto.extending import AuthRequest
-from smtpproto_server import Wait
 from smtpproto_server._driver import LINGER, LINGER_OCTETS
+from smtpproto_server.adapting import Wait
 
 PROXY = b"PROXY TCP4 198.51.100.7 192.0.2.25 999 25\r\n"
 LAST_WORDS = 5.0  # seconds that the last reply may take

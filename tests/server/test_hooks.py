@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from smtpproto import ACCEPT, Accept, Challenge, PlainCredentials, Reject
-from smtpproto_server import is_coroutine_function
 from smtpproto_server._hooks import HookError, alone, failure, read_result, read_results
+from smtpproto_server.adapting import is_coroutine_function
 
 LOGIN = PlainCredentials("ann", "", "secret")
 PLACES = ["on_connect", "on_secure", "on_mail_from", "on_rcpt_to", "on_helo", "on_vrfy", "on_data", "on_auth"]

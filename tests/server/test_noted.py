@@ -14,9 +14,9 @@ from smtpproto_anyio._server import Connection as OnAnyio
 from smtpproto_asyncio._server import Connection as OnAsyncio
 from smtpproto_blocking._server import Connection as OnBlocking
 from smtpproto_gevent._server import Connection as OnGevent
-from smtpproto_server import Driver, SocketDriver
 from smtpproto_server._calls import Calls
 from smtpproto_server._octets import Octets
+from smtpproto_server.adapting import Driver, SocketDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from server.scripted import (
     hook,
 )
 from smtpproto import Reject
-from smtpproto_server import Wait
+from smtpproto_server.adapting import Wait
 
 PROXY = b"PROXY TCP4 198.51.100.7 192.0.2.25 999 25\r\n"
 NOOP = b"250 2.0.0 OK\r\n"

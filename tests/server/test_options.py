@@ -13,7 +13,8 @@ import pytest
 
 import smtpproto
 from smtpproto import ConfigurationError
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Maildir, OptionFields, Options, ServerCore, TlsFields
+from smtpproto_server import Maildir, OptionFields, Options
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS, ServerCore, TlsFields
 
 
 def test_the_defaults_are_those_of_the_behaviour() -> None:

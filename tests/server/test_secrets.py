@@ -16,7 +16,8 @@ from running import running
 from smtpproto import Accept, ConfigurationError, Reject
 from smtpproto.extending import option
 from smtpproto.testing import play
-from smtpproto_server import Options, TlsContexts
+from smtpproto_server import Options
+from smtpproto_server.adapting import TlsContexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,10 @@ import trustme
 
 from server.scripted import ScriptedServer
 from smtpproto import ConfigurationError
-from smtpproto_server import Options, StreamAborted, socket_address
+from smtpproto_server import Options, StreamAborted
 from smtpproto_server._application import MAX_KNOWN
 from smtpproto_server._server import new_id
+from smtpproto_server.adapting import socket_address
 
 
 def begun(server: ScriptedServer) -> Any:

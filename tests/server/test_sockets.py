@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtpproto_server import bind_tcp, bind_unix, listener_address
+from smtpproto_server.adapting import bind_tcp, bind_unix, listener_address
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from smtpproto_server import AsyncStream, Stream, StreamAborted, StreamRefused
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from smtpproto_server import MessageStream
+    from smtpproto_server.adapting import MessageStream
 
 
 class Read:

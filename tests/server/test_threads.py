@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from smtpproto_kit import DEADLINE, wait_until
-from smtpproto_server import Threads, Timers, _threads
+from smtpproto_server import _threads
+from smtpproto_server.adapting import Threads, Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -624,7 +624,7 @@ def test_a_fault_of_the_server_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -
     def wait_for_client(_driver: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("smtpproto_server.Driver._wait_for_client", wait_for_client)
+    monkeypatch.setattr("smtpproto_server.adapting.Driver._wait_for_client", wait_for_client)
     with pytest.raises(HandlerFault, match=r"^server: the server failed with ZeroDivisionError"):
         check_handler(Nothing, "EHLO c.test")
 

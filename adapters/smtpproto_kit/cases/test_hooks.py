@@ -15,7 +15,8 @@ import pytest
 from smtpproto import Accept, Challenge, Credentials, Reject, Session
 from smtpproto.extending import Mechanism
 from smtpproto_kit import DATA, DEADLINE, Client, Running, running, wait_until
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS, Options
+from smtpproto_server import Options
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 SECRET: Final = "the text of an exception"
 ERROR: Final = "Error: internal error, please try again later"
 TICK: Final = 0.005  # seconds between two looks at a condition
-LOOKS: Final = int(DEADLINE / TICK)
 
 # What the hook that fails is asked by, and what the client then reads.
 LOGIN: Final = b"AUTH PLAIN AHUAcA==\r\n"
@@ -259,7 +259,7 @@ def test_a_hook_that_was_given_up_is_left_behind_and_its_result_is_nobody_s(runt
         if address.local != "slow":
             return Accept(text=f"for {address.local}")
         try:
-            for _ in range(LOOKS):
+            for _ in range(int(DEADLINE / TICK)):
                 if gate.is_set():
                     break
                 yield runtime.pause(TICK)
@@ -292,7 +292,7 @@ def test_a_hook_is_cancelled_or_its_result_dropped_when_the_connection_is_lost(r
     def on_mail_from(*_args: object) -> Hook:
         seen.append("called")
         try:
-            for _ in range(LOOKS):
+            for _ in range(int(DEADLINE / TICK)):
                 if gate.is_set():
                     break
                 yield runtime.pause(TICK)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from smtpproto_kit import DATA, DEADLINE, running
-from smtpproto_server import HOOKS, OPTIONAL_HOOKS
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
