@@ -41,11 +41,7 @@ def test_refused_clients_that_stay_silent_keep_nobody_waiting() -> None:
         refused = [server.client() for _ in range(20)]
         for client in refused:
             assert client.replies() == ["421 mx.test Too many connected clients, try again in a moment"]
-        threads = [
-            each
-            for each in threading.enumerate()
-            if each.name.startswith("smtpproto-") and each not in others
-        ]
+        ours = [each for each in {*threading.enumerate()} - others if each.name.startswith("smtpproto-")]
         assert len(ours) <= 5  # two connections, one that accepts, the timer
         for client in (*served, *refused):
             client.close()
