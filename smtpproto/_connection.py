@@ -9,11 +9,8 @@ from smtpproto._engine import PENDING, Engine, Pending
 from smtpproto._events import DataChunk, DataStarted, Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from smtpproto._address import Address
     from smtpproto._body import IncomingMessage
-    from smtpproto._options import ProtocolOptions
 
 __all__ = ["Connection"]
 
@@ -35,33 +32,7 @@ class Connection(Engine):
     Raises ConfigurationError if the options need what was not given.
     """
 
-    __slots__ = ("_event",)
-
-    def __init__(
-        self,
-        options: ProtocolOptions | None = None,
-        *,
-        local: tuple[str, int] = ("", 0),
-        remote: tuple[str, int] = ("", 0),
-        id: str = "",  # noqa: A002 - the session's own name for it
-        listener: str = "",
-        ask: Iterable[type[Event]] = (),
-        tls_available: bool = False,
-        entropy: bytes = b"",
-        started: int = 0,
-    ) -> None:
-        self._event: Event | None = None  # what `next_event` is to return
-        super().__init__(
-            options,
-            local=local,
-            remote=remote,
-            id=id,
-            listener=listener,
-            ask=ask,
-            tls_available=tls_available,
-            entropy=entropy,
-            started=started,
-        )
+    __slots__ = ()
 
     def next_event(self) -> Event | Signal:
         """The next event, or the Signal that says why there is none."""
@@ -72,8 +43,12 @@ class Connection(Engine):
         signal = self.advance()
         if signal is not PAUSED:
             return signal
-        event, self._event = self._event, None
-        return event or self.asked or PAUSED  # what was put, or the question that a method asked
+        return self.events.pop(0) if self.events else self.asked or PAUSED
+
+    def put(self, event: Event) -> bool:
+        """It is the next one: what else is due comes after it."""
+        self.events.insert(0, event)
+        return False
 
     # --- the questions become events ---------------------------------------------------------------
 
@@ -84,16 +59,11 @@ class Connection(Engine):
         return PENDING
 
     def message_begun(self, message: IncomingMessage) -> bool:
-        self._event = DataStarted(self.session, message)
-        return False
+        return self.put(DataStarted(self.session, message))
 
     def message_content(self, content: bytes, message: IncomingMessage) -> bool:  # noqa: ARG002
-        self._event = DataChunk(content)
+        self.events.insert(0, DataChunk(content))
         return False
 
     def message_ended(self, message: IncomingMessage) -> Pending:  # noqa: ARG002
         return PENDING
-
-    def put(self, event: Event) -> bool:
-        self._event = event
-        return False

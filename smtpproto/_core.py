@@ -116,7 +116,7 @@ class Core:
 
         self.recipients: list[Address] = []
         """Those of the present envelope."""
-        self.new_envelope()
+        session._envelope._recipients = self.recipients
         self.state: State = BEGIN[Step.START]
         """Where the connection stands."""
         self.buffer: LineBuffer = LineBuffer(options.max_line_length, options.max_auth_line_length)
@@ -209,11 +209,11 @@ class Core:
 
     def start_timer(self, kind: TimerKind, seconds: float | None) -> None:
         if seconds is not None:
-            self.tell(TimerChanged(kind, seconds))
+            self.events.append(TimerChanged(kind, seconds))
 
     def stop_timer(self, kind: TimerKind, seconds: float | None) -> None:
         if seconds is not None:
-            self.tell(TimerChanged(kind, None))
+            self.events.append(TimerChanged(kind, None))
 
     def reset_transaction(self) -> None:
         """Begin a new envelope; the old one is replaced whole, so nothing can leak out of it."""

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from smtpproto._decisions import Accept, Challenge, Decision, Reject
+from smtpproto._values import frozen
 
 if TYPE_CHECKING:
     from smtpproto._address import Address
@@ -47,14 +48,14 @@ class Event:
 # --- before the greeting ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProxyReceived(Event):
     """A PROXY header was read; the session's remote address is the header's from here on."""
 
     proxy: ProxyInfo
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NeedsTLS(Event):
     """Implicit TLS: do the handshake now, then call `tls_established`. Nothing was sent yet."""
 
@@ -62,7 +63,7 @@ class NeedsTLS(Event):
     """Octets that came behind a PROXY header: they belong to the handshake."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectRequested(Event):
     """A client is there; decide before it is greeted. Refusal: 554 in place of the greeting.
 
@@ -73,7 +74,7 @@ class ConnectRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SecureRequested(Event):
     """TLS is up, from the start or after STARTTLS; decide whether to go on. Refusal: 554."""
 
@@ -81,7 +82,7 @@ class SecureRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientConnected(Event):
     """The client's address is final (with XCLIENT: as final as it gets). Once per connection."""
 
@@ -91,7 +92,7 @@ class ClientConnected(Event):
 # --- commands -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuthRequested(Event):
     """Credentials are complete (RFC 4954). Accept needs `user`; Challenge asks one thing more."""
 
@@ -101,7 +102,7 @@ class AuthRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MailRequested(Event):
     """MAIL passed all checks; its parameters are already in `session.envelope`. Refusal: 550."""
 
@@ -111,7 +112,7 @@ class MailRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RcptRequested(Event):
     """RCPT passed all checks. Accept also takes the code 251. Refusal: 550."""
 
@@ -124,7 +125,7 @@ class RcptRequested(Event):
 # --- the message --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DataStarted(Event):
     """The 354 is queued; `DataChunk`s follow until `DataFinished` or `DataAborted`."""
 
@@ -133,7 +134,7 @@ class DataStarted(Event):
     """How far it has come, live: octets, size, refusal."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DataChunk(Event):
     """A piece of the message."""
 
@@ -141,7 +142,7 @@ class DataChunk(Event):
     """Dot-unstuffed octets; where a chunk ends means nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DataFinished(Event):
     """The end of data was seen; decide what becomes of the message. Refusal: 450.
 
@@ -157,7 +158,7 @@ class DataFinished(Event):
     """What will be answered whatever you decide: 552 (size) or 550 (bare newline). Do not store."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DataAborted(Event):
     """No further octets of this message will come, and it must not be kept.
 
@@ -171,12 +172,12 @@ class DataAborted(Event):
 # --- what the adapter is to do ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NeedsStartTLS(Event):
     """Send `data_to_send()` (the 220), do the handshake, then call `tls_established`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimerChanged(Event):
     """A time limit starts, or ends (`seconds` None). Call `timeout(kind)` when it runs out.
 
@@ -202,7 +203,7 @@ class TimerChanged(Event):
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionClosed(Event):
     """The end: send `data_to_send()`, then close. No event follows."""
 
@@ -213,7 +214,7 @@ class ConnectionClosed(Event):
 # --- optional questions: only if the core was made with them -------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HelloRequested(Event):
     """HELO, EHLO or LHLO with a valid argument. Refusal: 550."""
 
@@ -225,7 +226,7 @@ class HelloRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DataRequested(Event):
     """DATA is allowed; decide before the 354. Refusal: 554."""
 
@@ -233,7 +234,7 @@ class DataRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VerifyRequested(Event):
     """VRFY (RFC 5321 §4.1.1.6). Accept: 252, or 250 with the mailbox as text. Refusal: 550."""
 
@@ -242,7 +243,7 @@ class VerifyRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExpandRequested(Event):
     """EXPN (RFC 5321 §4.1.1.7). Accept with the members as lines of text. Refusal: 550."""
 
@@ -251,7 +252,7 @@ class ExpandRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HelpRequested(Event):
     """HELP (RFC 5321 §4.1.1.8). Accept with a text: 214. Refusal: 502."""
 
@@ -260,7 +261,7 @@ class HelpRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommandRequested(Event):
     """A verb the core does not know. Accept with any 2yz; refusal: 500; None: not yours, 500, counted."""
 
@@ -271,7 +272,7 @@ class CommandRequested(Event):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TransactionReset(Event):
     """An open transaction was given up."""
 
@@ -279,6 +280,6 @@ class TransactionReset(Event):
     """The verb that ended it: RSET, HELO, EHLO, LHLO or STARTTLS."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuitReceived(Event):
     """The client said QUIT; the 221 is queued."""

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, dataclass_transform
 
-__all__ = ["ReadOnly", "Value", "fields_of"]
+__all__ = ["ReadOnly", "Value", "fields_of", "frozen"]
 
 _T = TypeVar("_T")
 
@@ -41,3 +42,19 @@ def fields_of(value: object) -> dict[str, Any]:
     """What stands in the slots of a value, by name."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
     return {name: getattr(value, name) for name in slots if name != "__dict__" and hasattr(value, name)}
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(kind: type[_T]) -> type[_T]:
+    """A frozen dataclass, for what is made with every command.
+
+    The `__init__` of dataclasses looks each field up by its name; this one does not.
+    """
+    made: Any = dataclass(frozen=True, slots=True)(kind)
+    names = [each.name for each in fields(made)]
+    scope = {f"set_{name}": getattr(made, name).__set__ for name in names}
+    body = "; ".join(f"set_{name}(self, {name})" for name in names)
+    exec(f"def __init__(self, {', '.join(names)}): {body or 'pass'}", scope)  # noqa: S102 - as dataclasses do
+    scope["__init__"].__annotations__ = made.__init__.__annotations__
+    made.__init__ = scope["__init__"]
+    return made  # type: ignore[no-any-return] # dataclass gives back what it was given

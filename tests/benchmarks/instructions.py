@@ -67,9 +67,9 @@ WORKS: Final = (
     _of(RECIPIENTS, 20, 4.88),
     _of(ENVELOPE, 200, 0.143),
     _of(HELLO_SESSION, 50, 0.42),
-    _of(LOGIN_SESSION, 50, 0.746),
-    _of(PROXY_V1_SESSION, 50, 0.67),
-    _of(PROXY_V2_SESSION, 50, 0.667),
+    _of(LOGIN_SESSION, 50, 0.77),
+    _of(PROXY_V1_SESSION, 50, 0.7),
+    _of(PROXY_V2_SESSION, 50, 0.7),
     _of(body("prose", MIB, PIECE), 5, 24.2),
 )
 MARK: Final = os.getppid  # does nothing: valgrind begins a new dump where libc's function is called
