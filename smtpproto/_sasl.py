@@ -42,15 +42,21 @@ MISSING_USERNAME: Final = Reject(501, "5.5.2", "Error: missing username")
 class Credentials(Value):
     """What a client claims. Secrets are not in the repr."""
 
-    __slots__ = ("method", "response", "username")
+    __slots__ = ("method", "password", "response", "username")
 
-    def __init__(self, method: str, username: str) -> None:
+    def __init__(self, method: str, username: str, password: str | None = None) -> None:
         self.method: str = method
         """The mechanism's name."""
         self.username: str = username
         """Who wants to log in."""
+        self.password: str | None = password
+        """What PLAIN and LOGIN say; None for mechanisms that do not tell it."""
         self.response: bytes | None = None
         """What the client answered to a Challenge of the application's own."""
+
+    def validate_password(self, password: str) -> bool:
+        """Whether the client knows `password`, by any mechanism; takes the same time for all wrong ones."""
+        return self.password is not None and hmac.compare_digest(self.password.encode(), password.encode())
 
     def __repr__(self) -> str:
         return f"<{self.method} credentials of {self.username!r}: ***>"
@@ -59,25 +65,27 @@ class Credentials(Value):
 class PlainCredentials(Credentials):
     """PLAIN (RFC 4616)."""
 
-    __slots__ = ("authcid", "authzid", "password")
+    __slots__ = ("authcid", "authzid")
+
+    password: str  # pyright: ignore[reportIncompatibleVariableOverride] - here it is always told
 
     def __init__(self, authzid: str, authcid: str, password: str) -> None:
-        super().__init__("PLAIN", authcid or authzid)
+        super().__init__("PLAIN", authcid or authzid, password)
         self.authzid: str = authzid
         """Whom the client wants to act as; the application decides whether it may."""
         self.authcid: str = authcid
         """Whose password it is."""
-        self.password: str = password
 
 
 class LoginCredentials(Credentials):
     """LOGIN."""
 
-    __slots__ = ("password",)
+    __slots__ = ()
+
+    password: str  # pyright: ignore[reportIncompatibleVariableOverride] - here it is always told
 
     def __init__(self, username: str, password: str) -> None:
-        super().__init__("LOGIN", username)
-        self.password: str = password
+        super().__init__("LOGIN", username, password)
 
 
 class CramMd5Credentials(Credentials):
@@ -110,11 +118,10 @@ class XOAuth2Credentials(Credentials):
 class XClientCredentials(Credentials):
     """LOGIN of an XCLIENT: a trusted peer names the user; there is no password."""
 
-    __slots__ = ("password",)
+    __slots__ = ()
 
     def __init__(self, username: str) -> None:
         super().__init__("XCLIENT", username)
-        self.password: None = None
 
 
 class AuthRequest:

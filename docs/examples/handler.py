@@ -1,12 +1,10 @@
 # A mail server with a handler: one method for each thing you want to decide.
 import asyncio
 
-from smtpproto import Address, Reject, Session
-from smtpproto_asyncio import SMTPServer
-from smtpproto_server import AsyncStream
+from smtpproto_asyncio import Address, AsyncStream, Handler, Reject, Session, SMTPServer
 
 
-class Handler:
+class Mail(Handler):
     """Takes mail for example.com and prints what came."""
 
     async def on_rcpt_to(self, address: Address, _session: Session) -> None:
@@ -23,7 +21,7 @@ class Handler:
 
 async def main() -> None:
     """Listen until the program is interrupted."""
-    async with SMTPServer(handler=Handler(), auth_optional=True, size=10_000_000) as server:
+    async with SMTPServer(handler=Mail(), auth_optional=True, size=10_000_000) as server:
         await server.listen(2525, "127.0.0.1")
         print("listening on", server.address(), flush=True)
         await asyncio.Event().wait()

@@ -240,6 +240,23 @@ def test_secrets_are_not_in_a_repr(found: Credentials) -> None:
     assert "***" in repr(found)
 
 
+@pytest.mark.parametrize("auth", [
+    PlainCredentials("", "ann", "pässword"), LoginCredentials("ann", "pässword"),
+    CramMd5Credentials("ann", "<1.2@x>", hmac.new("pässword".encode(), b"<1.2@x>", "md5").hexdigest()),
+])  # fmt: skip
+def test_a_password_is_checked_in_the_same_way_for_each_mechanism_that_has_one(auth: Credentials) -> None:
+    assert auth.validate_password("pässword")
+    assert not auth.validate_password("password")
+    assert not auth.validate_password("")
+
+
+@pytest.mark.parametrize("auth", [XOAuth2Credentials("ann", "token"), XClientCredentials("ann")])
+def test_credentials_without_a_password_know_none(auth: Credentials) -> None:
+    assert auth.password is None
+    assert not auth.validate_password("token")
+    assert not auth.validate_password("")
+
+
 def test_xclient_credentials_have_no_password() -> None:
     found = XClientCredentials("u")
     assert (found.method, found.username, found.password, found.response) == ("XCLIENT", "u", None, None)
