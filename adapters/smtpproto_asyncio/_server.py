@@ -36,7 +36,7 @@ class Connection(SocketDriver):
     """A connection with a socket in the loop and a task."""
 
     __slots__ = (
-        "_awaited", "_cancels", "_context", "_descriptor", "_foreign_cancels", "_reading", "_struck",
+        "_awaited", "_cancels", "_descriptor", "_foreign_cancels", "_reading", "_struck",
         "_timer", "_trap", "loop", "task",
     )  # fmt: skip
 
@@ -63,10 +63,9 @@ class Connection(SocketDriver):
         """A cancellation was raised in the hook that runs."""
         super().__init__(server, sock, clock, facts)
         self.loop: asyncio.AbstractEventLoop = server.loop
-        self._context: contextvars.Context = contextvars.copy_context()
         # Not by the loop's factory: an eager one would serve before the connection is counted in.
         self.task: asyncio.Task[None] = asyncio.Task(
-            self._serve(), loop=self.loop, name="smtpproto connection", context=self._context
+            self._serve(), loop=self.loop, name="smtpproto connection", context=self.context
         )
         self.task.add_done_callback(self._task_ended)
 
@@ -85,7 +84,7 @@ class Connection(SocketDriver):
         loop, task = self.loop, self.task
         _enter_task(loop, task)
         try:
-            self._context.run(call)
+            self.context.run(call)
         finally:
             _leave_task(loop, task)
 

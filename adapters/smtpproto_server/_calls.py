@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -37,8 +38,8 @@ class Calls(Octets):
     """A connection that calls hooks, one at a time."""
 
     __slots__ = (
-        "answer", "given_up", "hook", "hook_ends", "hook_name", "in_thread", "noted", "result", "running",
-        "stream", "timed",
+        "answer", "context", "given_up", "hook", "hook_ends", "hook_name", "in_thread", "noted", "result",
+        "running", "stream", "timed",
     )  # fmt: skip
 
     fault: BaseException | None  # of the classes below; said again for checkers of types
@@ -55,6 +56,8 @@ class Calls(Octets):
         """The engine or a hook is on the stack."""
         self.noted: bool = False
         """Something has come meanwhile, and is to be looked at before the engine goes on."""
+        self.context: Context = copy_context()
+        """What hooks set in context variables, on a runtime without coroutines; with them a task has it."""
         self.hook: Any = None
         """The one that runs: a coroutine, or the call that was handed to `apart`."""
         self.hook_name: str = ""
@@ -163,7 +166,8 @@ class Calls(Octets):
     def _call_plain(self, name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> None:
         server = self.server
         if not server.coroutines:
-            call = self.hook = partial(_plain_result, name, hook, args)
+            self.context = self.context.copy()  # a hook that was given up may still run in the last one
+            call = self.hook = partial(self.context.run, partial(_plain_result, name, hook, args))
             if self.timed or name == "resolver":
                 self._start_time()
             try:
@@ -172,7 +176,7 @@ class Calls(Octets):
                 self._done(error=error)
         elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:
             self.in_thread = True
-            self._begin(_settled(self.apart(partial(_without_stop_iteration, hook, args))))
+            self._begin(_settled(self._apart_from_task(hook, args)))
         else:
             try:
                 result = _without_stop_iteration(hook, args)
@@ -185,6 +189,15 @@ class Calls(Octets):
                 self._begin(_settled(result))
             else:
                 self._done(result)
+
+    async def _apart_from_task(self, hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """In a copy of the task's context; what the hook sets there is set in the task as well."""
+        were_set: dict[ContextVar[Any], Any] = {}
+        try:
+            return await self.apart(partial(_noting_what_is_set, were_set, hook, args))
+        finally:
+            for variable, value in were_set.items():
+                variable.set(value)
 
     def _begin(self, running: Coroutine[Any, Any, Any]) -> None:
         self.hook = running
@@ -461,6 +474,18 @@ def _without_stop_iteration(hook: Callable[..., Any], args: tuple[Any, ...]) -> 
         return hook(*args)
     except StopIteration as stop:
         raise RuntimeError("the hook raised StopIteration") from stop
+
+
+def _noting_what_is_set(
+    were_set: dict[ContextVar[Any], Any], hook: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
+    """Call a plain hook, and note the context variables that it has set."""
+    before = copy_context()
+    try:
+        return _without_stop_iteration(hook, args)
+    finally:
+        after = copy_context().items()
+        were_set.update({each: value for each, value in after if before.get(each, NO_ANSWER) is not value})
 
 
 def _plain_result(name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
