@@ -350,13 +350,14 @@ class SMTPServer(ServerCore):
     async def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
 
-        May be called again for more. Raises OSError if it cannot be bound, ConfigurationError for
+        May be called again for more, each with a `name` and options of its own. Raises OSError if it
+        cannot be bound, TypeError for an option that is the same for all listeners, ConfigurationError for
         options that do not go together, RuntimeError outside of `async with`.
         """
         if self._tasks is None:
             raise RuntimeError("listen() needs the server's task group: use `async with server:` around it")
         await self._open()
-        listeners = await to_thread.run_sync(partial(self.bind, port, host, **place))
+        listeners = await to_thread.run_sync(self.binding(port, host, **place))
         self._tasks.start_soon(self._keep_time, name="smtpproto time")
         for listener in listeners:
             scope = anyio.CancelScope()
@@ -367,7 +368,7 @@ class SMTPServer(ServerCore):
     async def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
         """Serve a connected socket from greeting to close; what is given replaces its own facts.
 
-        The socket belongs to the server from here on.
+        The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
         await self._open()
         connection = self.admit(sock, anyio.current_time, **identity)

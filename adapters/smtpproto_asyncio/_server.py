@@ -346,11 +346,12 @@ class SMTPServer(ServerCore):
     async def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
 
-        May be called again for more. Raises OSError if it cannot be bound, ConfigurationError for
+        May be called again for more, each with a `name` and options of its own. Raises OSError if it
+        cannot be bound, TypeError for an option that is the same for all listeners, ConfigurationError for
         options that do not go together.
         """
         await self._open()
-        listeners = await self.loop.run_in_executor(None, partial(self.bind, port, host, **place))
+        listeners = await self.loop.run_in_executor(None, self.binding(port, host, **place))
         for listener in listeners:
             self._accept_from(listener)
         return self.listening(listeners)
@@ -358,7 +359,7 @@ class SMTPServer(ServerCore):
     async def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
         """Serve a connected socket from greeting to close; what is given replaces its own facts.
 
-        The socket belongs to the server from here on.
+        The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
         await self._open()
         connection: Connection | None = self.admit(sock, self._clock, **identity)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from smtpproto_server import OptionFields, Options, Stream
-    from smtpproto_server.adapting import Driver, Identity, Job, Listener, MessageStream, Place
+    from smtpproto_server.adapting import Arrival, Driver, Identity, Job, Listener, MessageStream, Place
 
 __all__ = ["SMTPServer", "serve", "serve_connection"]
 
@@ -231,12 +231,13 @@ class SMTPServer(ServerCore):
     def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
 
-        Returns when bound; a thread accepts. May be called again for more. Raises OSError if it
-        cannot be bound, ConfigurationError for options that do not go together, RuntimeError if the
+        Returns when bound; a thread accepts. May be called again for more, each with a `name` and
+        options of its own. Raises OSError if it cannot be bound, TypeError for an option that is the same
+        for all listeners, ConfigurationError for options that do not go together, RuntimeError if the
         system has no thread.
         """
         closings = self._begin()
-        listeners = self.bind(port, host, **place)
+        listeners = self.binding(port, host, **place)()
         accepting = threading.Thread(
             target=self._accept, args=[listeners], name="smtpproto-accept", daemon=True
         )
@@ -259,7 +260,7 @@ class SMTPServer(ServerCore):
     def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
         """Serve a connected socket from greeting to close; what is given replaces its own facts.
 
-        The socket belongs to the server from here on.
+        The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
         closings = self._begin()
         if self._closings != closings:  # as in `listen`
@@ -269,7 +270,7 @@ class SMTPServer(ServerCore):
         connection = self.connect(sock, **identity)
         self._wait_until(lambda: connection not in self.peers)
 
-    def connect(self, sock: socket.socket, **identity: Unpack[Identity]) -> Connection | None:
+    def connect(self, sock: socket.socket, **identity: Unpack[Arrival]) -> Connection | None:
         """Begin to serve a connected socket, unless it is over the limit."""
         connection: Connection | None = self.admit(sock, time.monotonic, **identity)
         if connection is None:

@@ -31,7 +31,7 @@ async def _serve(service: Service) -> None:
     with service.beginning():
         for sock in service.sockets:
             await server.listen(sock=sock)
-    service.ready(server.addresses())
+    service.ready(server.addresses)
     await stopped.wait()
     service.ending(len(server.connections))
     await server.close()

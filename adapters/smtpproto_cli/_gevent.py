@@ -30,7 +30,7 @@ def run(service: Service) -> None:
     with service.beginning():
         for sock in service.sockets:
             server.listen(sock=sock)
-    service.ready(server.addresses())
+    service.ready(server.addresses)
     stopped.wait()
     service.ending(len(server.connections))
     server.close()

@@ -149,7 +149,7 @@ def checked(options: Options, settings: Settings) -> ServerCore:
     """
     core = ServerCore(options)
     try:
-        core.prepare()
+        core.check_listener("", {})
     except ConfigurationError as error:
         raise settings.fault(error) from None
     return core

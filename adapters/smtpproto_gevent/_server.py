@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import gevent
@@ -223,11 +222,12 @@ class SMTPServer(ServerCore):
     def listen(self, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> Self:
         """Listen on TCP (`host` None: all interfaces), on a unix socket, or on a bound socket.
 
-        Returns when bound; a greenlet accepts. May be called again for more. Raises OSError if it
-        cannot be bound, ConfigurationError for options that do not go together.
+        Returns when bound; a greenlet accepts. May be called again for more, each with a `name` and
+        options of its own. Raises OSError if it cannot be bound, TypeError for an option that is the same
+        for all listeners, ConfigurationError for options that do not go together.
         """
         self._open()
-        listeners = gevent.get_hub().threadpool.apply(partial(self.bind, port, host, **place))
+        listeners = gevent.get_hub().threadpool.apply(self.binding(port, host, **place))
         for listener in listeners:
             listener.release = gevent.spawn(self._accept, listener).kill
         return self.listening(listeners)
@@ -235,7 +235,7 @@ class SMTPServer(ServerCore):
     def serve_connection(self, sock: socket.socket, **identity: Unpack[Identity]) -> None:
         """Serve a connected socket from greeting to close; what is given replaces its own facts.
 
-        The socket belongs to the server from here on.
+        The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
         self._open()
         connection: Connection | None = self.admit(sock, time.monotonic, **identity)

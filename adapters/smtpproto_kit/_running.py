@@ -55,8 +55,7 @@ class Running:
     @property
     def port(self) -> int:
         """Of the first listener."""
-        _, port = self.server.address()
-        return int(port)
+        return int(self.server.port)
 
     def call(self, function: Callable[[], Any], seconds: float = DEADLINE) -> Any:
         """`start`, and wait for the result."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["NOTED", "Shown", "names", "watch"]
 
 METHODS: Final = (
-    "listen", "close", "wait_closed", "address", "addresses", "serve_connection", "update_secure_context",
-    "on", "once", "off",
+    "listen", "close", "wait_closed", "address", "serve_connection", "update_secure_context", "on", "once",
+    "off",
 )  # fmt: skip
 NOTED: Final[set[str]] = set()
 """By the case that runs."""

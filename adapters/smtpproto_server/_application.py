@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
-from smtpproto import ConfigurationError, ProtocolOptions
+from smtpproto import ProtocolOptions
 from smtpproto.extending import successor
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, check_hook, check_names, is_hook, no_hook
 from smtpproto_server._options import Options
@@ -246,16 +246,8 @@ class Application:
         return self._contexts
 
     def _build_contexts(self) -> TlsContexts:
-        options = self.options
-        given = {name: getattr(options, name) for name in TLS_OPTION_NAMES}
-        contexts = TlsContexts(given, name=options.name)
-        if contexts.warning and not options.tls_upstream:
-            self.log.warning("%s", contexts.warning)
-        if not contexts.available and not options.tls_upstream:
-            for name in ("secure", "needs_upgrade"):
-                if getattr(options, name):
-                    raise ConfigurationError(f"{name}=True needs TLS: {contexts.warning}")
-        return contexts
+        given = {name: getattr(self.options, name) for name in TLS_OPTION_NAMES}
+        return TlsContexts(given, name=self.options.name)
 
     def update_secure_context(self, **tls_options: Any) -> None:
         """Merge TLS options in and rebuild; later handshakes use them, running ones stay."""

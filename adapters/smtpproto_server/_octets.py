@@ -42,10 +42,10 @@ class Octets(Engine):
     )
 
     def __init__(self, server: Application, clock: Callable[[], float], facts: Mapping[str, Any]) -> None:
-        """`facts` are what an Engine takes besides its options."""
+        """`facts` are what an Engine takes, the options of its listener among them."""
         self.server: Application = server
         self.clock: Callable[[], float] = clock
-        self.clocks: Clocks = Clocks(server.options)
+        self.clocks: Clocks = Clocks(facts["options"])
         self.channel: TlsChannel | None = None
         self.answered: list[Callable[[], object]] = []
         """Those of `after_reply` whose reply is queued."""
@@ -57,7 +57,7 @@ class Octets(Engine):
         """The client can neither be read from nor written to any more."""
         self.fault: BaseException | None = None
         """What the socket died of, if that is known."""
-        super().__init__(server.options, **facts)
+        super().__init__(**facts)
         self.after_reply: list[Callable[[], object]] = self.session.after_reply_calls
         """What hooks gave to `session.after_reply`."""
 

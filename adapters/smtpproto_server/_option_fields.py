@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     PeerList: TypeAlias = bool | Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network]
     MechanismFactory: TypeAlias = Callable[[Session], Mechanism]
 
-__all__ = ["OptionFields", "TlsFields"]
+__all__ = ["LISTENER_OPTIONS", "ListenerFields", "OptionFields", "TlsFields"]
 
 
 class TlsFields(TypedDict, total=False):
@@ -62,21 +62,35 @@ class TlsFields(TypedDict, total=False):
     max_version: TlsVersion | None
 
 
-class OptionFields(TlsFields, total=False):
-    """All options of a server: `**fields: Unpack[OptionFields]` in a function of your own."""
+class ListenerFields(TypedDict, total=False):
+    """The options that a listener may have of its own."""
 
     secure: bool
-    tls_upstream: bool
     needs_upgrade: bool
-    name: str
-    banner: str
-    lmtp: bool
-    helo_response: str
-    ehlo_keywords: Words
-    auth_methods: Words
+    tls_upstream: bool
+    hide_starttls: bool
     auth_optional: bool
+    auth_methods: Words
     allow_insecure_auth: bool
     auth_required_message: str
+    lmtp: bool
+    use_proxy: PeerList
+    use_xclient: PeerList
+    use_xforward: PeerList
+    size: int | None
+    hide_size: bool
+    banner: str
+
+
+LISTENER_OPTIONS: Final = tuple(ListenerFields.__annotations__)
+
+
+class OptionFields(TlsFields, ListenerFields, total=False):
+    """All options of a server: `**fields: Unpack[OptionFields]` in a function of your own."""
+
+    name: str
+    helo_response: str
+    ehlo_keywords: Words
     max_auth_attempts: int | None
     sasl_mechanisms: Mapping[str, MechanismFactory]
     hide_pipelining: bool
@@ -84,11 +98,8 @@ class OptionFields(TlsFields, total=False):
     hide_smtputf8: bool
     hide_enhancedstatuscodes: bool | None
     hide_dsn: bool
-    hide_starttls: bool
     hide_requiretls: bool
-    hide_size: bool
     disabled_commands: Words
-    size: int | None
     enforce_size: bool
     socket_timeout: float | None
     command_timeout: float | None
@@ -107,9 +118,6 @@ class OptionFields(TlsFields, total=False):
     unknown_parameters: Literal["reject", "accept"]
     require_smtputf8: bool
     lenient_addresses: bool
-    use_proxy: PeerList
-    use_xclient: PeerList
-    use_xforward: PeerList
     early_talker_delay: float
     max_clients: int | None
     close_timeout: float | None

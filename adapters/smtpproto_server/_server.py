@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from smtpproto import (
     CommandRequested,
+    ConfigurationError,
     DataRequested,
     Event,
     ExpandRequested,
@@ -16,17 +18,20 @@ from smtpproto import (
     HelpRequested,
     VerifyRequested,
 )
+from smtpproto.extending import single_line
 from smtpproto_server._application import Application
+from smtpproto_server._handlers import nearest
 from smtpproto_server._listener import Listener
-from smtpproto_server._sockets import bind_tcp, bind_unix, socket_address
+from smtpproto_server._option_fields import LISTENER_OPTIONS
+from smtpproto_server._options import Options
+from smtpproto_server._sockets import Identity, Place, bind_tcp, bind_unix, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Unpack
 
     from smtpproto_server._driver import Driver
-    from smtpproto_server._option_fields import OptionFields
-    from smtpproto_server._options import Options
+    from smtpproto_server._option_fields import ListenerFields, OptionFields
     from smtpproto_server._sockets import SocketAddress
 
 __all__ = ["ServerCore"]
@@ -53,23 +58,49 @@ class ServerCore(Application):
 
     def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
         self.listeners: list[Listener] = []
-        self._warned: bool = False
+        self._warned: set[str] = set()
         self._asked: frozenset[type[Event]] | None = None
         super().__init__(options, **fields)
 
     # --- listening and closing ----------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """What `listen` does before it binds: build contexts, warn of what is wide open, once."""
+        """What `listen` does first: build contexts."""
         self.contexts  # noqa: B018 - built for its faults
-        if self._warned:
-            return
-        self._warned = True
-        for name in ("use_proxy", "use_xclient", "use_xforward"):
-            if getattr(self.options, name) is True:
-                self.log.warning("%s=True: anyone who can connect can forge addresses", name)
 
-    def bind(
+    def check_listener(self, name: str, given: ListenerFields) -> tuple[str, Options]:
+        """The name and the options of a listener to which this was given: else it has the server's.
+
+        Warns of what is wide open, once. Raises as Options does, TypeError also for an option that is the
+        same for all listeners, ConfigurationError for one that needs TLS where it is not to be had.
+        """
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - what was given can be anything
+            raise ValueError(f"name must be text, not {name!r}")  # noqa: TRY004 - as options do
+        if surplus := sorted(set(given) - set(LISTENER_OPTIONS)):
+            raise TypeError("; ".join(map(_not_of_a_listener, surplus)))
+        changes: dict[str, Any] = {**given}
+        options = replace(self.options, **changes) if changes else self.options
+        if not options.tls_upstream:
+            self._check_tls(options)
+        for each in ("use_proxy", "use_xclient", "use_xforward"):
+            if getattr(options, each) is True:
+                self._warn(f"{each}=True: anyone who can connect can forge addresses")
+        return single_line(name), options
+
+    def _check_tls(self, options: Options) -> None:
+        contexts = self.contexts
+        if contexts.warning:
+            self._warn(contexts.warning)
+        for name in ("secure", "needs_upgrade"):
+            if getattr(options, name) and not contexts.available:
+                raise ConfigurationError(f"{name}=True needs TLS: {contexts.warning}")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self.log.warning("%s", text)
+
+    def binding(
         self,
         port: int = 0,
         host: str | None = None,
@@ -77,19 +108,27 @@ class ServerCore(Application):
         path: str | None = None,
         sock: socket.socket | None = None,
         backlog: int = 100,
-    ) -> list[Listener]:
-        """Sockets that listen on TCP (`host` None: all interfaces), on a path, or as they were given.
+        name: str = "",
+        **given: Unpack[ListenerFields],
+    ) -> Callable[[], list[Listener]]:
+        """A function that makes listeners: on TCP (`host` None: all interfaces), a path, or a bound socket.
 
-        Looks names up, so it may block. Raises OSError for what cannot be bound.
+        Raises what `check_listener` raises. The function looks names up, so it may block, and raises OSError
+        for what cannot be bound.
         """
-        if sock is not None:
-            sock.settimeout(0)
-            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # else its backlog is chosen
-                sock.listen(backlog)
-            return [Listener(sock, self.report)]
-        if path is not None:
-            return [Listener(bind_unix(path, backlog), self.report, path)]
-        return [Listener(each, self.report) for each in bind_tcp(host, port, backlog)]
+        how = self.report, *self.check_listener(name, given)
+
+        def bind() -> list[Listener]:
+            if sock is not None:
+                sock.settimeout(0)
+                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # else its backlog is chosen
+                    sock.listen(backlog)
+                return [Listener(sock, *how)]
+            if path is not None:
+                return [Listener(bind_unix(path, backlog), *how, path)]
+            return [Listener(each, *how) for each in bind_tcp(host, port, backlog)]
+
+        return bind
 
     def listening(self, listeners: list[Listener]) -> Self:
         """These are being accepted from."""
@@ -97,12 +136,26 @@ class ServerCore(Application):
         self.emit("listening", listeners[0].address)
         return self
 
-    def address(self) -> SocketAddress | None:
-        """`(host, port)` or the path of the first listener, None when not listening."""
-        return self.listeners[0].address if self.listeners else None
+    def address(self, name: str | None = None) -> SocketAddress | None:
+        """`(host, port)` or the path of the first listener (of this name), None when there is none."""
+        found = (each.address for each in self.listeners if name is None or each.name == name)
+        return next(found, None)
 
+    @property
+    def port(self) -> int:
+        """The port of the first listener. Raises RuntimeError if it has none, or before `listen`."""
+        address = self.address()
+        if address is None:
+            raise RuntimeError("there is no port: the server does not listen; call listen() first")
+        if isinstance(address, str):
+            raise RuntimeError(  # noqa: TRY004 - it is no fault of a type
+                f"there is no port: the server listens on the path {address!r}, see address()"
+            )
+        return address[1]
+
+    @property
     def addresses(self) -> list[SocketAddress]:
-        """The addresses of all listeners."""
+        """The addresses of all listeners, in the order in which they were made."""
         return [listener.address for listener in self.listeners]
 
     def closing(self) -> Iterator[float]:
@@ -135,12 +188,20 @@ class ServerCore(Application):
         local_port: int | None = None,
         remote_address: str | None = None,
         remote_port: int | None = None,
+        name: str = "",
+        options: Options | None = None,
+        **given: Unpack[ListenerFields],
     ) -> Any:
-        """The connection for a connected socket, counted in; None: there is none, the socket is closed."""
+        """The connection for a connected socket, counted in; None: there is none, the socket is closed.
+
+        Without a listener's `options` it has what is `given`, and else the server's.
+        """
+        if options is None:
+            name, options = self.check_listener(name, given)
         sock.settimeout(0)
-        name: Any = _unless_gone(sock.getsockname)
-        local = _either(local_address, local_port, name)
-        if isinstance(name, tuple):  # not a unix socket
+        its_own: Any = _unless_gone(sock.getsockname)
+        local = _either(local_address, local_port, its_own)
+        if isinstance(its_own, tuple):  # not a unix socket
             # A reply never waits for the one before to be acknowledged.
             _unless_gone(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if remote_address is None or remote_port is None:
@@ -148,7 +209,7 @@ class ServerCore(Application):
         else:
             remote = remote_address, remote_port
         try:
-            driver = self.begin(sock, local, remote, clock, id)
+            driver = self.begin(sock, local, remote, clock, id, listener=name, options=options)
         except Exception as error:  # noqa: BLE001 - costs this connection, not the others
             self.report(error, "accept", None)
             driver = None
@@ -163,10 +224,17 @@ class ServerCore(Application):
         remote: tuple[str, int],
         clock: Callable[[], float],
         session_id: str | None = None,
+        *,
+        listener: str = "",
+        options: Options | None = None,
     ) -> Any:
         """Count a new connection in and make what serves it; None: close it without a word."""
-        options, limit = self.options, self.options.max_clients
+        limit = self.options.max_clients
+        if options is None:
+            options = self.options
         facts = {
+            "options": options,
+            "listener": listener,
             "local": local,
             "remote": remote,
             "id": session_id or new_id(),
@@ -206,6 +274,15 @@ class ServerCore(Application):
         """One of those that the core asks only if it is there, perhaps."""
         if name in _QUESTION_OF:
             self._asked = None
+
+
+def _not_of_a_listener(name: str) -> str:
+    """Why `listen` does not take this, and what to do."""
+    if name in Options.__dataclass_fields__:
+        may = ", ".join(LISTENER_OPTIONS)
+        return f"{name} is the same for all listeners, so give it to the server; they may differ in {may}"
+    known = ("port", "host", *Place.__annotations__, *Identity.__annotations__)
+    return f"there is no option {name!r} ({nearest(name, known) or 'nor one like it'})"
 
 
 _ID_CHARACTERS: Final = b"0123456789abcdefghijklmnopqrstuv" * 8  # five bits of each random octet count

@@ -7,9 +7,10 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto.extending import canonical_address
+from smtpproto_server._option_fields import ListenerFields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +30,11 @@ SocketAddress = tuple[str, int] | str
 ANY_PORT_TRIES: Final = 20
 
 
-class Place(TypedDict, total=False):
-    """Where to listen, if not on TCP."""
+class Place(ListenerFields, total=False):
+    """Where to listen, if not on TCP, and how."""
+
+    name: str
+    """The listener's own, for `session.listener`."""
 
     path: str | None
     """Of a unix socket; its file is made, and removed by `close`."""
@@ -40,8 +44,11 @@ class Place(TypedDict, total=False):
     """Connections that may wait to be accepted; 100."""
 
 
-class Identity(TypedDict, total=False):
-    """What a handed-in connection says of itself, in the place of what its socket would."""
+class Identity(ListenerFields, total=False):
+    """What a handed-in connection says of itself, in the place of what its socket and a listener would."""
+
+    name: str
+    """The listener's name, for `session.listener`."""
 
     id: str | None
     local_address: str | None

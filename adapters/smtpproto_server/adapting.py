@@ -9,8 +9,8 @@ from smtpproto_server._application import EVENTS, Application, is_coroutine_func
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._driver import PARTED, Driver, Wait
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS
-from smtpproto_server._listener import Listener
-from smtpproto_server._option_fields import TlsFields
+from smtpproto_server._listener import Arrival, Listener
+from smtpproto_server._option_fields import LISTENER_OPTIONS, TlsFields
 from smtpproto_server._plain import PlainDriver
 from smtpproto_server._server import ServerCore
 from smtpproto_server._socket import SocketDriver
@@ -31,8 +31,9 @@ from smtpproto_server._tls_channel import TlsChannel
 from smtpproto_server._worker import Worker
 
 __all__ = [
-    "EVENTS", "HOOKS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Application", "Driver", "Identity", "Job",
-    "Listener", "MessageStream", "Place", "PlainDriver", "ServerCore", "SocketAddress", "SocketDriver",
-    "Threads", "Timers", "TlsChannel", "TlsContexts", "TlsFields", "Wait", "Worker", "bind_tcp", "bind_unix",
-    "has_octets", "is_coroutine_function", "listener_address", "outcome", "socket_address",
+    "EVENTS", "HOOKS", "LISTENER_OPTIONS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Application", "Arrival",
+    "Driver", "Identity", "Job", "Listener", "MessageStream", "Place", "PlainDriver", "ServerCore",
+    "SocketAddress", "SocketDriver", "Threads", "Timers", "TlsChannel", "TlsContexts", "TlsFields", "Wait",
+    "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function", "listener_address", "outcome",
+    "socket_address",
 ]  # fmt: skip

@@ -148,7 +148,7 @@ class SMTPServer(ServerCore):
     def listen(self, port: int = 0, host: str | None = None, **place: Any) -> Self:
         """Listen on TCP, on a unix socket, or on a bound socket."""
         self.open()
-        listeners = self.bind(port, host, **place)
+        listeners = self.binding(port, host, **place)()
         for listener in listeners:
             self.accept_from(listener)
         return self.listening(listeners)

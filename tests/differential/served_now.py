@@ -25,7 +25,8 @@ def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, .
     stage = Stage(version, talk)
     server = server_for(version, talk.setting, talk.lacks, asks=talk.asks, plain=plain)
     server.stage = stage
-    runtime = _RUNTIMES[plain](server, stage, {"ask": server._questions(), **facts_of_connection(version)})
+    facts = {"options": server.options, "ask": server._questions(), **facts_of_connection(version)}
+    runtime = _RUNTIMES[plain](server, stage, facts)
     server.connections.add(runtime.session)
     server.peers.add(runtime)
     if talk.refused:

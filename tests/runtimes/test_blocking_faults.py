@@ -50,7 +50,7 @@ def test_refused_clients_that_stay_silent_keep_nobody_waiting() -> None:
             assert client.reply() == "220 mx.test ESMTP"
 
 
-@pytest.mark.parametrize("where", ["prepare", "bind", "listening"])
+@pytest.mark.parametrize("where", ["prepare", "binding", "listening"])
 def test_a_close_by_a_signal_within_listen_is_not_lost(where: str) -> None:
     server = SMTPServer(name="mx.test")
 
@@ -69,7 +69,7 @@ def test_a_close_by_a_signal_within_listen_is_not_lost(where: str) -> None:
     try:
         server.listen(0, "127.0.0.1")
         server.wait_closed()
-        assert server.addresses() == []
+        assert server.addresses == []
     finally:
         signal.signal(signal.SIGUSR1, before)
         server.close()

@@ -33,7 +33,7 @@ def talk(port):
 
 hooks = {"on_mail_from": on_mail_from, "on_data": on_data}
 with SMTPServer(auth_optional=True, resolver=Resolver(), **hooks) as server:
-    port = server.listen(0, "127.0.0.1").address()[1]
+    port = server.listen(0, "127.0.0.1").port
     talkers = [start(talk, port) for _ in range(5)]
     for talker in talkers:
         finish(talker)

@@ -297,6 +297,8 @@ def test_a_client_is_announced_with_what_is_known_of_it() -> None:
 
 def test_contexts_are_made_once_and_updated_in_place(caplog: pytest.LogCaptureFixture) -> None:
     assert ScriptedServer().contexts.available
+    assert not caplog.records
+    ScriptedServer().check_listener("", {})
     assert "self-signed certificate" in caplog.text
     pair = trustme.CA().issue_cert("mx.test").private_key_and_cert_chain_pem.bytes()
     server = ScriptedServer(cert=pair)
@@ -311,7 +313,7 @@ def test_contexts_are_made_once_and_updated_in_place(caplog: pytest.LogCaptureFi
 def test_a_server_behind_a_tls_proxy_is_not_warned_of_its_certificate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ScriptedServer(tls_upstream=True).prepare()
+    ScriptedServer(tls_upstream=True).check_listener("", {})
     assert not caplog.records
 
 
@@ -320,21 +322,21 @@ def test_options_that_need_tls_are_refused_without_it(name: str, monkeypatch: py
     monkeypatch.setitem(sys.modules, "cryptography", None)
     needs: dict[str, Any] = {name: True, "name": "without-cryptography.test"}
     with pytest.raises(ConfigurationError, match=f"{name}=True needs TLS"):
-        ScriptedServer(**needs).prepare()
-    ScriptedServer(**needs, tls_upstream=True).prepare()
+        ScriptedServer(**needs).check_listener("", {})
+    ScriptedServer(**needs, tls_upstream=True).check_listener("", {})
 
 
 def test_without_tls_and_the_need_for_it_a_server_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
     server = ScriptedServer(name="without-cryptography.test")
-    server.prepare()
+    server.check_listener("", {})
     assert not server.contexts.available
 
 
 def test_what_is_wide_open_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     server = ScriptedServer(use_proxy=True, use_xclient=["192.0.2.1"], use_xforward=True, tls_upstream=True)
     for _ in range(3):
-        server.prepare()
+        server.check_listener("", {})
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == [
         "use_proxy=True: anyone who can connect can forge addresses",

@@ -59,7 +59,7 @@ class Gate:
 def begin_close(server: Running) -> Future[Any]:
     """close() under way in the runtime, its listeners closed."""
     closing = server.start(server.server.close)
-    wait_until(lambda: not server.server.addresses())
+    wait_until(lambda: not server.server.addresses)
     return closing
 
 
@@ -70,7 +70,7 @@ def test_nobody_new_is_let_in(runtime: Runtime) -> None:
     with running(runtime) as server:
         port = server.port
         server.call(lambda: server.server.listen(0, "127.0.0.1"))
-        (_, other) = server.server.addresses()[1]
+        (_, other) = server.server.addresses[1]
         server.close()
         assert server.server.address() is None
         for each in (port, other):
@@ -469,7 +469,7 @@ def test_another_thread_may_close_a_server_without_coroutines(runtime: Runtime) 
         client.say("MAIL FROM:<a@x>")
         thread = threading.Thread(target=server.server.close)
         thread.start()
-        wait_until(lambda: not server.server.addresses())
+        wait_until(lambda: not server.server.addresses)
         assert client.say("RSET") == "250 2.0.0 Flushed"
         assert client.replies() == [DOWN]
         client.close()
@@ -524,7 +524,7 @@ def test_listening_while_closing_waits_for_the_end(runtime: Runtime) -> None:
         closing = begin_close(server)
         again = server.start(lambda: server.server.listen(0, "127.0.0.1"))
         assert client.say("NOOP") == "250 2.0.0 OK"
-        assert not server.server.addresses()
+        assert not server.server.addresses
         assert client.say("RSET") == "250 2.0.0 Flushed"
         assert client.replies() == [DOWN]
         client.close()

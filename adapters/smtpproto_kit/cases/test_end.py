@@ -165,5 +165,5 @@ def test_a_listener_may_close_a_server_without_coroutines(runtime: Runtime, even
             server.close()
         wait_until(lambda: heard)
         assert time.monotonic() - begun < 3
-        assert not server.server.addresses()
+        assert not server.server.addresses
     assert heard == ["close"]

@@ -175,7 +175,7 @@ def test_who_hears_of_the_shortage_may_close_a_server_without_coroutines(runtime
         with no_descriptors():
             late.connect(("127.0.0.1", server.port))
             wait_until(lambda: heard)
-        assert not server.server.addresses()
+        assert not server.server.addresses
 
 
 # --- what is left -----------------------------------------------------------------------------------------

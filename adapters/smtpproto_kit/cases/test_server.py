@@ -91,17 +91,17 @@ def test_no_host_is_every_interface_on_one_port(runtime: Runtime) -> None:
         heard: list[object] = []
         server.server.on("listening", heard.append)
         assert server.server.address() is None
-        assert server.server.addresses() == []
+        assert server.server.addresses == []
         assert listen(server) is server.server
         first = server.server.address()
         assert heard == [first]
         assert first[1] != 0
-        for host, port in server.server.addresses():
+        for host, port in server.server.addresses:
             assert port == first[1]
             assert quit_at(port, {"::": "::1"}.get(host, "127.0.0.1")) == GREETING
         server.close()
         assert server.server.address() is None
-        assert server.server.addresses() == []
+        assert server.server.addresses == []
 
 
 def test_a_unix_socket_is_listened_on_and_its_clients_have_no_address(
@@ -163,7 +163,7 @@ def test_there_may_be_several_listeners(runtime: Runtime, tmp_path: Path) -> Non
         listen(server, 0, "127.0.0.1")
         listen(server, path=path)
         listen(server, 0, "127.0.0.1")
-        addresses = server.server.addresses()
+        addresses = server.server.addresses
         assert server.server.address() == addresses[0]
         assert heard == addresses
         assert addresses[1] == path
@@ -191,7 +191,7 @@ def test_listen_that_fails_raises_and_leaves_the_server_as_it_was(runtime: Runti
             listen(server, 0, "192.0.2.1")  # of no machine
         assert not diary.heard
         assert not server.errors
-        assert server.server.addresses() == []
+        assert server.server.addresses == []
         listen(server, 0, "127.0.0.1")
         assert diary.heard == ["listening"]
         assert quit_at(server.port) == GREETING
@@ -248,7 +248,7 @@ def test_the_context_manager_closes_at_exit(runtime: Runtime, fails: bool) -> No
         error = done.exception(DEADLINE)
         assert (error is not None) == fails
         assert diary.heard == ["close"]
-        assert made.addresses() == []
+        assert made.addresses == []
         assert not made.peers
 
 
@@ -283,7 +283,7 @@ def test_a_connected_socket_is_served_without_listening(runtime: Runtime) -> Non
         serving = server.start(partial(server.server.serve_connection, ours, **identity))
         assert client.greeted().say("NOOP") == OK
         assert not serving.done()  # it lasts as long as the connection
-        assert server.server.addresses() == []
+        assert server.server.addresses == []
         assert client.say("QUIT") == BYE
         assert client.rest() == b""
         assert serving.result(DEADLINE) is None
@@ -426,7 +426,7 @@ def test_serve_listens_and_returns_when_the_server_is_closed(runtime: Runtime, e
                 closing.result(DEADLINE)
                 assert serving.result(DEADLINE) is None
         wait_until(lambda: not made.peers)
-        assert made.addresses() == []
+        assert made.addresses == []
 
 
 def test_serve_raises_what_listen_raises(runtime: Runtime) -> None:
@@ -492,7 +492,7 @@ def test_listen_while_closing_comes_behind_the_close(runtime: Runtime) -> None:
         server.server.on("close", diary.notes("close")).on("listening", diary.notes("listening"))
         client.say("MAIL FROM:<a@x>")  # so that it takes its time
         closing = server.start(server.server.close)
-        wait_until(lambda: not server.server.addresses())
+        wait_until(lambda: not server.server.addresses)
         again = server.start(lambda: server.server.listen(0, "127.0.0.1"))
         assert client.say("NOOP") == OK
         client.send(b"QUIT\r\n")

@@ -118,7 +118,7 @@ def test_without_close_timeout_open_transactions_end_by_themselves(runtime: Runt
     with running(runtime, close_timeout=None) as server, server.client().greeted() as client:
         assert client.say("MAIL FROM:<a@x.test>") == "250 2.1.0 Accepted"
         closing = server.start(server.server.close)
-        wait_until(lambda: not server.server.addresses())
+        wait_until(lambda: not server.server.addresses)
         is_silent(client)
         assert client.say("RCPT TO:<b@x.test>") == "250 2.1.5 Accepted"
         assert client.say("RSET") == "250 2.0.0 Flushed"

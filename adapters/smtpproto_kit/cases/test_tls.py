@@ -519,4 +519,4 @@ def test_options_that_do_not_go_together_are_found_by_listen(
     with without_tls() as nothing, running(runtime, listen=False, **nothing, **options) as server:
         with pytest.raises(ConfigurationError):
             server.call(lambda: server.server.listen(0, "127.0.0.1"))
-        assert server.server.addresses() == []
+        assert server.server.addresses == []
