@@ -16,11 +16,12 @@ from smtpproto_server import (
     Stream,
     StreamAborted,
     StreamRefused,
+    chain,
     trace_lines,
 )
 
 __all__ = [
     "Accept", "Address", "AsyncStream", "Challenge", "Credentials", "Handler", "Maildir", "Options",
-    "PlainHandler", "Reject", "SMTPServer", "Session", "Stream", "StreamAborted", "StreamRefused", "serve",
-    "serve_connection", "trace_lines",
+    "PlainHandler", "Reject", "SMTPServer", "Session", "Stream", "StreamAborted", "StreamRefused", "chain",
+    "serve", "serve_connection", "trace_lines",
 ]  # fmt: skip

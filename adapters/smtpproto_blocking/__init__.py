@@ -15,11 +15,12 @@ from smtpproto_server import (
     Stream,
     StreamAborted,
     StreamRefused,
+    chain,
     trace_lines,
 )
 
 __all__ = [
     "Accept", "Address", "Challenge", "Credentials", "Delivery", "Envelope", "Maildir", "Options",
-    "PlainHandler", "Reject", "SMTPServer", "Session", "Stream", "StreamAborted", "StreamRefused", "serve",
-    "serve_connection", "trace_lines",
+    "PlainHandler", "Reject", "SMTPServer", "Session", "Stream", "StreamAborted", "StreamRefused", "chain",
+    "serve", "serve_connection", "trace_lines",
 ]  # fmt: skip

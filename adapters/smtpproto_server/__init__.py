@@ -6,16 +6,18 @@ is in `smtpproto_server.adapting`.
 
 from __future__ import annotations
 
+from smtpproto_server._chain import chain
 from smtpproto_server._delivery import Delivery, Incoming
 from smtpproto_server._handlers import Handler, PlainHandler
 from smtpproto_server._hooks import HookError
 from smtpproto_server._maildir import Maildir
-from smtpproto_server._option_fields import ListenerFields, OptionFields
+from smtpproto_server._option_fields import OptionFields
 from smtpproto_server._options import Options
 from smtpproto_server._stream import AsyncStream, Stream, StreamAborted, StreamRefused
 from smtpproto_server._trace import trace_lines
 
 __all__ = [
-    "AsyncStream", "Delivery", "Handler", "HookError", "Incoming", "ListenerFields", "Maildir",
-    "OptionFields", "Options", "PlainHandler", "Stream", "StreamAborted", "StreamRefused", "trace_lines",
+    "AsyncStream", "Delivery", "Handler", "HookError", "Incoming", "Maildir",
+    "OptionFields", "Options", "PlainHandler", "Stream", "StreamAborted", "StreamRefused", "chain",
+    "trace_lines",
 ]  # fmt: skip

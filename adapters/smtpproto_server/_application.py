@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from smtpproto import ProtocolOptions
 from smtpproto.extending import successor
+from smtpproto_server._chain import parts_of
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, check_hook, check_names, is_hook, no_hook
 from smtpproto_server._options import Options
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
@@ -115,7 +116,7 @@ class Application:
 
     def _check_hook(self, name: str, hook: Any) -> None:
         check_hook(name, hook)
-        if not self.coroutines and is_coroutine_function(hook):
+        if not self.coroutines and any(map(is_coroutine_function, parts_of(hook))):
             raise TypeError(f"{name} is a coroutine function; {type(self).__module__} takes plain functions")
 
     def is_coroutine(self, hook: Hook) -> bool:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from smtpproto import ACCEPT, DataFinished, Reject, State
 from smtpproto.extending import PENDING
+from smtpproto_server._chain import ChainedHook
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._hooks import alone, failure
 from smtpproto_server._octets import Octets
+from smtpproto_server._steps import plain_result, take_awaiting, without_stop_iteration
 from smtpproto_server._stream import PULL, TOO_LATE, AsyncStream, MessageStream, Stream, StreamAborted
 
 if TYPE_CHECKING:
@@ -167,19 +169,21 @@ class Calls(Octets):
         server = self.server
         if not server.coroutines:
             self.context = self.context.copy()  # a hook that was given up may still run in the last one
-            call = self.hook = partial(self.context.run, partial(_plain_result, name, hook, args))
+            call = self.hook = partial(self.context.run, partial(plain_result, name, hook, args))
             if self.timed or name == "resolver":
                 self._start_time()
             try:
                 self.apart(call)
             except RuntimeError as error:  # the system has no thread for it
                 self._done(error=error)
+        elif isinstance(hook, ChainedHook):
+            self._begin(take_awaiting(hook.steps(), partial(self._ask_member, args)))
         elif server.options.sync_hooks == "thread" or name in _MAY_BLOCK:
             self.in_thread = True
             self._begin(_settled(self._apart_from_task(hook, args)))
         else:
             try:
-                result = _without_stop_iteration(hook, args)
+                result = without_stop_iteration(hook, args)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - as in `call`
@@ -198,6 +202,20 @@ class Calls(Octets):
         finally:
             for variable, value in were_set.items():
                 variable.set(value)
+
+    async def _ask_member(self, args: tuple[Any, ...], hook: Callable[..., Any]) -> Any:
+        """Call one hook of a chain where hooks of its kind are called."""
+        if self.server.is_coroutine(hook):
+            return await hook(*args)
+        if self.server.options.sync_hooks == "inline":
+            result = without_stop_iteration(hook, args)
+        else:
+            self.in_thread = True
+            try:
+                result = await self._apart_from_task(hook, args)
+            finally:
+                self.in_thread = False
+        return await result if inspect.isawaitable(result) else result
 
     def _begin(self, running: Coroutine[Any, Any, Any]) -> None:
         self.hook = running
@@ -468,33 +486,16 @@ def _nobody() -> None:
     """Reads for the hook, and has not begun to wait."""
 
 
-def _without_stop_iteration(hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a plain hook. Its StopIteration would get lost on the way out of a coroutine or a thread."""
-    try:
-        return hook(*args)
-    except StopIteration as stop:
-        raise RuntimeError("the hook raised StopIteration") from stop
-
-
 def _noting_what_is_set(
     were_set: dict[ContextVar[Any], Any], hook: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
     """Call a plain hook, and note the context variables that it has set."""
     before = copy_context()
     try:
-        return _without_stop_iteration(hook, args)
+        return without_stop_iteration(hook, args)
     finally:
         after = copy_context().items()
         were_set.update({each: value for each, value in after if before.get(each, NO_ANSWER) is not value})
-
-
-def _plain_result(name: str, hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a hook in a runtime without coroutines."""
-    result = _without_stop_iteration(hook, args)
-    if inspect.iscoroutine(result):
-        result.close()
-        raise TypeError(f"{name} gave a coroutine; this runtime takes plain functions")
-    return result
 
 
 async def _settled(awaitable: Awaitable[Any]) -> Any:

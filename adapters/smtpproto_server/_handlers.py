@@ -109,8 +109,6 @@ class PlainHandler:
 
 def check_handler(handler: Any) -> None:
     """Raise TypeError for an object that cannot be a handler, or not the one that was meant."""
-    if handler is None:
-        return
     if isinstance(handler, type):
         name = handler.__qualname__
         raise TypeError(f"handler is the class {name}; give an instance of it: handler={name}()")

@@ -159,7 +159,8 @@ class Options(smtpproto.ProtocolOptions):
     def check_together(self) -> None:
         """Refuse also hooks that cannot be called, and TLS options that fit nothing."""
         super().check_together()
-        check_handler(self.handler)
+        if self.handler is not None:
+            check_handler(self.handler)
         for spec in fields(self):
             value = getattr(self, spec.name)
             if is_hook(spec.name) and value is not None:

@@ -10,7 +10,7 @@ from smtpproto_server._clocks import NEVER
 from smtpproto_server._driver import PARTED, Driver, Wait
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS
 from smtpproto_server._listener import Arrival, Listener
-from smtpproto_server._option_fields import LISTENER_OPTIONS, TlsFields
+from smtpproto_server._option_fields import LISTENER_OPTIONS, ListenerFields, TlsFields
 from smtpproto_server._plain import PlainDriver
 from smtpproto_server._server import ServerCore
 from smtpproto_server._socket import SocketDriver
@@ -32,7 +32,8 @@ from smtpproto_server._worker import Worker
 
 __all__ = [
     "EVENTS", "HOOKS", "LISTENER_OPTIONS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Application", "Arrival",
-    "Driver", "Identity", "Job", "Listener", "MessageStream", "Place", "PlainDriver", "ServerCore",
+    "Driver", "Identity", "Job", "Listener", "ListenerFields", "MessageStream", "Place", "PlainDriver",
+    "ServerCore",
     "SocketAddress", "SocketDriver", "Threads", "Timers", "TlsChannel", "TlsContexts", "TlsFields", "Wait",
     "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function", "listener_address", "outcome",
     "socket_address",
