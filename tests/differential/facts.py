@@ -95,8 +95,9 @@ def value_facts(value: Any) -> Any:
 
 def _slots(value: Any) -> tuple[Any, ...]:
     kinds: tuple[Any, ...] = type(value).__mro__
-    names: list[str] = [name for each in kinds for name in getattr(each, "__slots__", ())]
-    return type(value).__name__, *(getattr(value, name, None) for name in names if name not in _LIVE)
+    names = {name for each in kinds for name in getattr(each, "__slots__", ())} - _LIVE
+    known = {name: getattr(value, name, None) for name in sorted(names)}
+    return type(value).__name__, {name: each for name, each in known.items() if each is not None}
 
 
 def name_of(event: Any) -> str:

@@ -324,7 +324,7 @@ def shown_handler() -> type:
     source = (DOCS / "examples" / "handler.py").read_text("utf-8")
     names: dict[str, Any] = {}
     exec(source.removesuffix("asyncio.run(main())\n"), names)  # noqa: S102 - our own file
-    handler: type = names["Handler"]
+    handler: type = names["Mail"]
     return handler
 
 
