@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
@@ -15,10 +14,12 @@ from smtpproto import ProtocolOptions
 from smtpproto.extending import successor
 from smtpproto_server._chain import parts_of
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, check_hook, check_names, is_hook, no_hook
+from smtpproto_server._log import LOG, about, about_event
 from smtpproto_server._options import Options
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
@@ -63,7 +64,7 @@ class Application:
             if fields:
                 raise TypeError("give an Options object or its fields, not both")
         self.options: Options = Options(**fields) if options is None else options
-        self.log: logging.Logger = logging.getLogger("smtpproto")
+        self.log: logging.Logger = LOG
         self.connections: set[Session] = set()
         """The live sessions."""
         self.peers: set[Any] = set()
@@ -167,16 +168,16 @@ class Application:
             except self.not_of_listeners:
                 raise
             except BaseException:
-                self.log.exception("a listener for %r raised", event)
+                self.log.exception("a listener for %r raised", event, extra=about_event(args))
 
     def report(self, error: BaseException, stage: str, session: Session | None, remote: str = "") -> None:
         """Log an error and emit it. `stage`: accept, proxy, tls, hook, socket or stream."""
-        remote = session.remote_address if session is not None else remote
-        name = session.id if session is not None else "-"
+        extra = about(session, remote)
         # A hook's error, or our own, is looked for in a program; one of the network is not.
         traceback = error if stage == "hook" or not isinstance(error, OSError) else None
         text = f"{type(error).__name__}: {error}"
-        self.log.error("%s [%s]: %s: %s", name, remote, stage, text, exc_info=traceback)
+        name, remote = extra["session_id"] or "-", extra["remote_address"]
+        self.log.error("%s [%s]: %s: %s", name, remote, stage, text, exc_info=traceback, extra=extra)
         self.emit("error", error, {"stage": stage, "session": session, "remote_address": remote})
 
     # --- connections --------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class Application:
                 return
             self.connections.discard(session)
             self.counts[refused] -= 1
-        self.log.debug("%s: closed: %s", session.id, reason)
+        self.log.debug("%s: closed: %s", session.id, reason, extra=about(session))
         if reason.startswith("PROXY header refused"):
             self.report(ConnectionError(reason), "proxy", session)
 
@@ -228,13 +229,14 @@ class Application:
         resolver: Any = self.options.resolver
         return _system_resolver if resolver is None else getattr(resolver, "reverse", resolver)
 
-    def checked_name(self, ip: str, result: Any) -> str:
+    def checked_name(self, session: Session, result: Any) -> str:
         """The first name of a look-up if it can stand in a reply and a log; else ""."""
         if isinstance(result, list | tuple) and result:
             name: Any = cast("list[Any]", result)[0]
             if isinstance(name, str) and name.isascii() and name.isprintable() and name and " " not in name:
                 return name
-        self.log.debug("[%s] has no usable name: %r", ip, cast("object", result))
+        told = session.id, session.remote_address, cast("object", result)
+        self.log.debug("%s: [%s] has no usable name: %r", *told, extra=about(session))
         return ""
 
     # --- TLS ----------------------------------------------------------------------------------------

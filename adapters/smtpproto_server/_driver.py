@@ -496,7 +496,7 @@ class Driver(Calls):
         """The look-up has ended."""
         if type(self.asked) is not ConnectRequested:
             return
-        name = self.server.checked_name(self.session.remote_address, result)
+        name = self.server.checked_name(self.session, result)
         if name:
             self.set_client_hostname(name)
         self._ask_before_greeting("on_connect", self.session)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import re
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from smtpproto_server._delivery import Batches, Delivery, Incoming, MessageFacts, storage
+from smtpproto_server._log import LOG, about
 from smtpproto_server._trace import trace_lines
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _NOT_IN_NAMES: Final = re.compile(rb"[^A-Za-z0-9._-]")
 
 # One count for the process: two stores on the same directory must not choose the same name.
 _DELIVERIES: Final = itertools.count(1)
-_LOG: Final = logging.getLogger("smtpproto")
 
 
 class MessageStream(MessageFacts, Protocol):
@@ -136,7 +135,7 @@ class Maildir:
             self._on_stored(session, self.path / "new" / name, size)
         except Exception:  # noqa: BLE001 - the application's, logged
             # The message is stored; saying anything but 250 now would only store it twice.
-            _LOG.exception("on_stored failed for %s", name)
+            LOG.exception("on_stored failed for %s", name, extra=about(session))
 
     def _unique_name(self) -> str:
         """Unique among all hosts and processes that deliver here: time, process, count, host."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from smtpproto import NeedsStartTLS, NeedsTLS, State
 from smtpproto.extending import Engine
 from smtpproto_server._clocks import KEPT, NEVER, Clocks
+from smtpproto_server._log import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -156,7 +157,8 @@ class Octets(Engine):
         if stage is not None:
             self.server.report(error, stage, self.session)
         else:
-            self.server.log.debug("%s: connection lost: %r", self.session.id, error)
+            session = self.session
+            self.server.log.debug("%s: connection lost: %r", session.id, error, extra=about(session))
 
     # --- TLS --------------------------------------------------------------------------------------
 

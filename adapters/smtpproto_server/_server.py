@@ -22,6 +22,7 @@ from smtpproto.extending import single_line
 from smtpproto_server._application import Application
 from smtpproto_server._handlers import nearest
 from smtpproto_server._listener import Listener
+from smtpproto_server._log import about
 from smtpproto_server._option_fields import LISTENER_OPTIONS
 from smtpproto_server._options import Options
 from smtpproto_server._sockets import Identity, Place, bind_tcp, bind_unix, socket_address
@@ -259,7 +260,8 @@ class ServerCore(Application):
             driver.refuse()
         self.connections.add(driver.session)
         self.peers.add(driver)
-        self.log.debug("%s: connection from [%s]:%d", driver.session.id, *remote)
+        session = driver.session
+        self.log.debug("%s: connection from [%s]:%d", session.id, *remote, extra=about(session))
         return driver
 
     def _questions(self) -> frozenset[type[Event]]:

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from smtpproto_server._log import LOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 T = TypeVar("T")
-_LOG: Final = logging.getLogger("smtpproto")
 
 
 class Worker:
@@ -77,7 +77,7 @@ def _work(waiting: queue.SimpleQueue[Callable[[], object] | None]) -> None:
         try:
             work()
         except Exception:  # noqa: BLE001 - the next work is somebody else's
-            _LOG.exception("%r failed", work)
+            LOG.exception("%r failed", work)
         del work  # while it waits, nothing of it is kept
 
 

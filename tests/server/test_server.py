@@ -12,6 +12,7 @@ import trustme
 
 from server.scripted import ScriptedServer
 from smtpproto import ConfigurationError
+from smtpproto.testing import make_session
 from smtpproto_server import Options, StreamAborted
 from smtpproto_server._application import MAX_KNOWN
 from smtpproto_server._server import new_id
@@ -281,7 +282,7 @@ def test_the_resolver_of_the_options_replaces_the_system_s() -> None:
     ],
 )
 def test_a_name_is_used_if_it_can_stand_in_a_reply_and_a_log(result: object, name: str) -> None:
-    assert ScriptedServer().checked_name("192.0.2.1", result) == name
+    assert ScriptedServer().checked_name(make_session(remote_address="192.0.2.1"), result) == name
 
 
 def test_a_client_is_announced_with_what_is_known_of_it() -> None:
