@@ -253,7 +253,10 @@ class Application:
         return TlsContexts(given, name=self.options.name)
 
     def update_secure_context(self, **tls_options: Any) -> None:
-        """Merge TLS options in and rebuild; later handshakes use them, running ones stay."""
+        """Replace these TLS options, and read the files of all of them again.
+
+        Later handshakes use them, running sessions stay. When it raises, nothing has changed.
+        """
         self.contexts.update(**tls_options)
 
 

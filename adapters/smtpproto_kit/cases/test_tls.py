@@ -453,6 +453,46 @@ def test_an_update_may_bring_a_context_and_one_with_a_fault_changes_nothing(runt
         assert shown() != before
 
 
+def test_an_update_without_options_reads_all_files_again(runtime: Runtime, tmp_path: Path) -> None:
+    def write(ca: trustme.CA) -> None:
+        for name in ("mx.test", "shop.test"):
+            for option, pem in fresh(name).items():
+                (tmp_path / f"{option}.{name}").write_bytes(pem)
+        (tmp_path / "ca").write_bytes(ca.cert_pem.bytes())
+
+    def shown(name: str, issuer: trustme.CA) -> bytes:
+        with upgraded(server, secure=True, context=trusting("user@x.test", issuer), name=name) as client:
+            return certificate(client)
+
+    def files(name: str) -> dict[str, Any]:
+        return {option: tmp_path / f"{option}.{name}" for option in ("cert", "key")}
+
+    write(AUTHORITY)
+    client_certificates: dict[str, Any] = {
+        "ca": tmp_path / "ca",
+        "request_cert": True,
+        "max_version": "TLSv1.2",  # with it a client learns within the handshake that it is refused
+    }
+    by_name = {"shop.test": files("shop.test")}
+    with running(
+        runtime, secure=True, **files("mx.test"), **client_certificates, sni_options=by_name
+    ) as server:
+        names = ("mx.test", "shop.test")
+        before = [shown(name, AUTHORITY) for name in names]
+        write(STRANGER)
+        assert [shown(name, AUTHORITY) for name in names] == before
+        server.call(server.server.update_secure_context)
+        after = [shown(name, STRANGER) for name in names]
+        assert len({*before, *after}) == 4
+        for name in names:
+            with pytest.raises(ssl.SSLError):
+                shown(name, AUTHORITY)
+        (tmp_path / "key.shop.test").unlink()
+        with pytest.raises(ConfigurationError, match=r"^sni_options\['shop.test'\]: key: cannot read"):
+            server.call(server.server.update_secure_context)
+        assert [shown(name, STRANGER) for name in names] == after
+
+
 def test_contexts_may_change_while_clients_shake_hands(runtime: Runtime) -> None:
     certificates = [options_for("mx.test", f"{i}.test") for i in range(4)]
     ends: list[str] = []
