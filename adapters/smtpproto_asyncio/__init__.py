@@ -17,11 +17,12 @@ from smtpproto_server import (
     StreamAborted,
     StreamRefused,
     chain,
+    received_line,
     trace_lines,
 )
 
 __all__ = [
     "Accept", "Address", "AsyncStream", "Challenge", "Credentials", "Handler", "Maildir", "Options",
     "PlainHandler", "Reject", "SMTPServer", "Session", "Stream", "StreamAborted", "StreamRefused", "chain",
-    "serve", "serve_connection", "trace_lines",
+    "received_line", "serve", "serve_connection", "trace_lines",
 ]  # fmt: skip

@@ -16,11 +16,12 @@ from smtpproto_server import (
     StreamAborted,
     StreamRefused,
     chain,
+    received_line,
     trace_lines,
 )
 
 __all__ = [
     "Accept", "Address", "Challenge", "Credentials", "Delivery", "Envelope", "Maildir", "Options",
     "PlainHandler", "Reject", "SMTPServer", "Session", "Stream", "StreamAborted", "StreamRefused", "chain",
-    "serve", "serve_connection", "trace_lines",
+    "received_line", "serve", "serve_connection", "trace_lines",
 ]  # fmt: skip

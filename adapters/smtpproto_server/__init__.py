@@ -14,10 +14,9 @@ from smtpproto_server._maildir import Maildir
 from smtpproto_server._option_fields import OptionFields
 from smtpproto_server._options import Options
 from smtpproto_server._stream import AsyncStream, Stream, StreamAborted, StreamRefused
-from smtpproto_server._trace import trace_lines
+from smtpproto_server._trace import received_line, trace_lines
 
 __all__ = [
-    "AsyncStream", "Delivery", "Handler", "HookError", "Incoming", "Maildir",
-    "OptionFields", "Options", "PlainHandler", "Stream", "StreamAborted", "StreamRefused", "chain",
-    "trace_lines",
+    "AsyncStream", "Delivery", "Handler", "HookError", "Incoming", "Maildir", "OptionFields", "Options",
+    "PlainHandler", "Stream", "StreamAborted", "StreamRefused", "chain", "received_line", "trace_lines",
 ]  # fmt: skip

@@ -1,4 +1,5 @@
-# Trace lines: what a server that takes final responsibility writes in front of a message.
+# Trace lines: what a server that takes final responsibility writes in front of a message, and the one
+# of them that a relay writes.
 #
 # A message is read by programs that trust its first lines, so nothing a client said can open a
 # line of its own here, close a comment, or stand where our own words are expected. Values are
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from smtpproto import Address, Session
 
-__all__ = ["trace_lines"]
+__all__ = ["received_line", "trace_lines"]
 
 FOLD_AT: Final = 78  # octets without CRLF, RFC 5322 §2.1.1: should
 MAX_LINE: Final = 998  # octets without CRLF, RFC 5322 §2.1.1: must
@@ -49,12 +50,10 @@ def trace_lines(
     when: float | datetime,
     recipients: Sequence[Address] | None = None,
 ) -> bytes:
-    """The trace of the session's present transaction, to be put in front of its message.
+    """What a final delivery puts in front of the message of the session's present transaction.
 
-    `Return-Path`, one `Delivered-To` for each recipient, `Received` (RFC 5321 §4.4), each with
-    CRLF. `received_by` is this host's name; `when` seconds since the epoch or a datetime (one
-    without a zone is local time). `recipients` are those whom this copy is for, None: all that
-    the envelope has.
+    `Return-Path`, one `Delivered-To` for each recipient, and `received_line` with the same arguments,
+    each with CRLF. A relay takes `received_line` alone.
     """
     sender = session.envelope.mail_from
     whom = session.envelope.rcpt_to if recipients is None else recipients
@@ -62,9 +61,27 @@ def trace_lines(
         (
             _address_field("Return-Path: <%s>", "" if sender is None else sender.address),
             *(_address_field("Delivered-To: %s", address.address) for address in whom),
-            _field(_received(session, whom, received_by, when)),
+            received_line(session, received_by=received_by, when=when, recipients=whom),
         )
     )
+
+
+def received_line(
+    session: Session,
+    *,
+    received_by: str,
+    when: float | datetime,
+    recipients: Sequence[Address] | None = None,
+) -> bytes:
+    """The field `Received` (RFC 5321 §4.4), with CRLF, of the session's present transaction.
+
+    All that a relay puts in front of a message: only a final delivery writes `Return-Path`.
+    `received_by` is this host's name; `when` seconds since the epoch or a datetime (one without a zone
+    is local time). `recipients` are those whom this copy is for, None: all that the envelope has; a
+    single one is named. Folded at 78 octets; ASCII, or UTF-8 if the recipient's address is not ASCII.
+    """
+    whom = session.envelope.rcpt_to if recipients is None else recipients
+    return _field(_received(session, whom, received_by, when))
 
 
 def _address_field(form: str, address: str) -> bytes:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from smtpproto import Address, Session
 from smtpproto.testing import make_session
-from smtpproto_server._trace import trace_lines
+from smtpproto_server import received_line, trace_lines
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -67,6 +67,35 @@ def test_the_whole_trace_of_one_message() -> None:
         b"\twith ESMTP id 0123456789abcdef-1 for <b@example.org>;\r\n"
         b"\tTue, 14 Nov 2023 22:13:20 +0000\r\n"
     )
+
+
+def test_a_relay_writes_received_alone() -> None:
+    made = session()
+    line = received_line(made, received_by="here.example", when=NOON)
+    assert line.startswith(
+        b"Received: from mx.example (client.example [192.0.2.1]) by here.example\r\n\twith "
+    )
+    assert trace(made) == b"Return-Path: <a@example.com>\r\nDelivered-To: b@example.org\r\n" + line
+    assert parsed(line).keys() == ["Received"]
+
+
+def test_a_relay_names_the_recipient_if_its_copy_is_for_one() -> None:
+    made = session(to=("b@x.org", "c@x.org"))
+    assert b" for " not in received_line(made, received_by="here", when=NOON)
+    for one in made.envelope.rcpt_to:
+        line = received_line(made, received_by="here", when=NOON, recipients=[one])
+        assert f" for <{one.address}>;" in line.decode().replace("\r\n\t", " ")
+
+
+def test_a_line_of_a_relay_is_utf_8_only_if_the_recipient_is() -> None:
+    made = session(sender="é@ü.de", to=("ö@ü.de", "b@x.org"), smtp_utf8=True, client_hostname="é.example")
+    of_all, of_one, of_other = (
+        received_line(made, received_by="ü.example", when=NOON, recipients=whom)
+        for whom in (None, made.envelope.rcpt_to[:1], made.envelope.rcpt_to[1:])
+    )
+    assert of_all.isascii()
+    assert "for <ö@ü.de>;".encode() in of_one.replace(b"\r\n\t", b" ")
+    assert of_other.isascii()
 
 
 @pytest.mark.parametrize("sender", ["", None])
