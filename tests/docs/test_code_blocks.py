@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXAMPLES: Final = sorted((DOCS / "examples").glob("*.py"))
-PROGRAMS: Final = [each for each in EXAMPLES if PORT in each.read_text("utf-8")]  # the others are modules
+TUTORIALS: Final = [
+    DOCS / "examples" / name for name in ("handler.py", "plain_sockets.py")
+]  # on the README, too
 BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]
 TERMINALS: Final = sorted({block.page for block in BLOCKS if block.kind == "console"})
 
@@ -192,7 +194,7 @@ def console_begins_with_a_command(block: Block, _folder: Path) -> None:
 
 
 def included_file_is_an_example(block: Block, _folder: Path) -> None:
-    """It is run below, as the file that it is."""
+    """It is run below or in test_programs.py, as the file that it is."""
     assert block.page.parent / block.kind.split()[1] in EXAMPLES
 
 
@@ -271,7 +273,7 @@ def test_the_terminals_of_a_page_show_what_it_says(page: Path, tmp_path: Path) -
         terminals.end()
 
 
-@pytest.mark.parametrize("example", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", TUTORIALS, ids=lambda path: path.stem)
 def test_an_example_receives_a_message(example: Path, tmp_path: Path) -> None:
     assert run_python(example.read_text("utf-8"), tmp_path) == ["22 octets from <a@example.com>"]
 
@@ -285,7 +287,7 @@ def test_a_server_on_plain_sockets_takes_no_more_than_forty_lines_and_no_adapter
 def test_the_readme_shows_the_examples_as_they_are() -> None:
     python = [block.text for block in BLOCKS if block.page == ROOT / "README.md" and block.kind == "python"]
     shown = [text for text in python if "\ndef test_" not in text]  # pytest runs those
-    assert sorted(shown) == sorted(example.read_text("utf-8") for example in PROGRAMS)
+    assert sorted(shown) == sorted(example.read_text("utf-8") for example in TUTORIALS)
 
 
 def test_every_example_stands_on_a_page() -> None:
