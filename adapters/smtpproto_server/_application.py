@@ -8,7 +8,7 @@ import functools
 import inspect
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, cast, overload
 
 from smtpproto import ProtocolOptions
 from smtpproto.extending import successor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from smtpproto import Session
     from smtpproto_server._option_fields import OptionFields
+    from smtpproto_server._sockets import SocketAddress
 
     Hook = Callable[..., Any]
 
@@ -130,20 +131,48 @@ class Application:
 
     # --- events -------------------------------------------------------------------------------------
 
+    @overload
+    def on(self, event: Literal["listening"], listener: Callable[[SocketAddress], object]) -> Self: ...
+    @overload
+    def on(self, event: Literal["close"], listener: Callable[[], object]) -> Self: ...
+    @overload
+    def on(self, event: Literal["connect"], listener: Callable[[dict[str, Any]], object]) -> Self: ...
+    @overload
+    def on(
+        self, event: Literal["error"], listener: Callable[[BaseException, dict[str, Any]], object]
+    ) -> Self: ...
     def on(self, event: str, listener: Callable[..., Any]) -> Self:
-        """Call `listener` at each `event`: "listening", "close", "connect" or "error"."""
-        self._listeners_of(event).append(listener)
-        return self
+        """Call `listener` at each `event`: "listening", "close", "connect" or "error".
 
+        Raises ValueError for another event, TypeError for a coroutine function.
+        """
+        return self._listen_to(event, listener, listener)
+
+    @overload
+    def once(self, event: Literal["listening"], listener: Callable[[SocketAddress], object]) -> Self: ...
+    @overload
+    def once(self, event: Literal["close"], listener: Callable[[], object]) -> Self: ...
+    @overload
+    def once(self, event: Literal["connect"], listener: Callable[[dict[str, Any]], object]) -> Self: ...
+    @overload
+    def once(
+        self, event: Literal["error"], listener: Callable[[BaseException, dict[str, Any]], object]
+    ) -> Self: ...
     def once(self, event: str, listener: Callable[..., Any]) -> Self:
-        """Call `listener` at the next `event` only."""
+        """Call `listener` at the next `event` only; raises as `on` does."""
 
         def first(*args: Any) -> Any:
             self.off(event, first)
             return listener(*args)
 
         first.__wrapped__ = listener  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess] - for `off`
-        return self.on(event, first)
+        return self._listen_to(event, listener, first)
+
+    def _listen_to(self, event: str, listener: Callable[..., Any], call: Callable[..., Any]) -> Self:
+        if is_coroutine_function(listener):
+            raise TypeError(f"the listener for {event!r} is a coroutine function, which nobody would await")
+        self._listeners_of(event).append(call)
+        return self
 
     def off(self, event: str, listener: Callable[..., Any]) -> Self:
         """Undo `on` or `once`."""

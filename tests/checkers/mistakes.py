@@ -164,6 +164,33 @@ server = SMTPServer()
 server.on_rcpt = on_rcpt_to  # here""",
     ),
     Mistake(
+        "a listener that takes too little",
+        """
+def failed(error: BaseException) -> None: ...
+
+SMTPServer().on("error", failed)  # here""",
+    ),
+    Mistake(
+        "a coroutine function as a listener",
+        """
+async def closed() -> None: ...
+
+SMTPServer().on("close", closed)""",
+    ),
+    Mistake(
+        "an event that there is not",
+        """
+SMTPServer().on("closed", print)  # here""",
+    ),
+    Mistake(
+        "a second `on_data` in a chain",
+        """
+class Store(PlainHandler):
+    def on_data(self, stream: Stream, session: Session) -> None: ...
+
+SMTPServer(handler=chain(Store(), Store()))""",
+    ),
+    Mistake(
         "a misspelt option",
         """
 SMTPServer(max_recipient=10)  # here""",
@@ -252,10 +279,18 @@ class Mine(SMTPServer):
 def mine(**fields: Unpack[OptionFields]) -> SMTPServer:
     return Mine(**fields)
 
+class Quota:
+    def on_rcpt_to(self, address: Address, session: Session) -> None: ...
+
+def failed(error: BaseException, info: Mapping[str, Any]) -> None: ...
+
+mine(handler=chain(Quota(), Quota())).on("error", failed).once("close", lambda: print("closed"))
 mine(size=1000, sni_options={"mx.example.com": {"max_version": "TLSv1.2"}})""",
 )
 
 _FROM: Final = {
+    "Any": "typing import Any",
+    "Mapping": "collections.abc import Mapping",
     "Accept": "smtpproto import Accept",
     "Address": "smtpproto import Address",
     "Credentials": "smtpproto import Credentials",
@@ -270,6 +305,7 @@ _FROM: Final = {
     "Options": "smtpproto_server import Options",
     "PlainHandler": "smtpproto_server import PlainHandler",
     "Stream": "smtpproto_server import Stream",
+    "chain": "smtpproto_server import chain",
     "Unpack": "typing import Unpack",
     "override": "typing_extensions import override",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import sys
@@ -113,11 +114,11 @@ def test_a_hook_may_be_set_at_any_time_and_is_asked_from_the_next_connection_on(
 def test_listeners_are_called_in_order_until_they_are_taken_off() -> None:
     server, heard = ScriptedServer(), list[str]()
 
-    def first(what: str) -> None:
-        heard.append("first " + what)
+    def first(what: object) -> None:
+        heard.append(f"first {what}")
 
-    def second(what: str) -> None:
-        heard.append("second " + what)
+    def second(what: object) -> None:
+        heard.append(f"second {what}")
 
     assert server.on("listening", first).once("listening", second) is server
     server.emit("listening", "a")
@@ -129,10 +130,26 @@ def test_listeners_are_called_in_order_until_they_are_taken_off() -> None:
 
 
 def test_there_are_four_events() -> None:
-    server = ScriptedServer()
+    server: Any = ScriptedServer()
     for call in (server.on, server.once, server.off):
         with pytest.raises(ValueError, match="no event 'end'; there are listening, close, connect, error"):
             call("end", print)
+
+
+async def listens(*_: object) -> None: ...
+
+
+class Listens:
+    async def __call__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("listener", [listens, Listens(), functools.partial(listens, 1)])
+def test_a_coroutine_function_is_refused_as_a_listener(listener: Any) -> None:
+    server: Any = ScriptedServer()
+    for call in (server.on, server.once):
+        with pytest.raises(TypeError, match="the listener for 'close' is a coroutine function"):
+            call("close", listener)
+    server.emit("close")
 
 
 def test_a_listener_that_raises_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
@@ -169,7 +186,7 @@ def test_errors_are_logged_with_a_traceback_where_there_is_a_program_to_look_at(
     error: Exception, stage: str, traceback: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, heard = ScriptedServer(), list[Any]()
-    server.on("error", lambda *args: heard.append(args))
+    server.on("error", lambda error, info: heard.append((error, info)))
     connection = begun(server)
     server.report(error, stage, connection.session)
     server.report(error, stage, None, "192.0.2.9")
