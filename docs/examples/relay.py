@@ -3,7 +3,7 @@ import smtplib
 import time
 from collections.abc import Callable
 
-from smtpproto_blocking import Address, PlainHandler, Reject, Session, SMTPServer, Stream, trace_lines
+from smtpproto_blocking import Address, PlainHandler, Reject, Session, SMTPServer, Stream, received_line
 
 HOST = "relay.example.com"
 NEXT_HOST = ("127.0.0.1", 2626)
@@ -41,8 +41,8 @@ class Relay(PlainHandler):
             raise Reject(554, "5.4.6", "The message goes round in circles")
         if not stream.claim():  # the client is gone, and will send it again
             raise Reject
-        trace = trace_lines(session, received_by=HOST, when=time.time())
-        return ask(session.state.data, trace + message)
+        received = received_line(session, received_by=HOST, when=time.time())
+        return ask(session.state.data, received + message)
 
     def on_close(self, session: Session[None, smtplib.SMTP | None]) -> None:
         """End the conversation with the next host."""

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXAMPLES: Final = sorted((DOCS / "examples").glob("*.py"))
-TUTORIALS: Final = [
-    DOCS / "examples" / name for name in ("handler.py", "plain_sockets.py")
-]  # on the README, too
+TUTORIALS: Final = [DOCS / "examples" / name for name in ("handler.py", "plain_sockets.py")]
 BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]
 TERMINALS: Final = sorted({block.page for block in BLOCKS if block.kind == "console"})
 
