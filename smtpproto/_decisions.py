@@ -92,23 +92,21 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
 
     @classmethod
     def parse(cls, line: str) -> Reject:
-        """A reply as it is written: `550 5.1.1 No such user`; further lines are further lines of the reply.
+        """A reply as it is written: `550 5.1.1 No such user`; further lines may leave the code out.
 
+        One of another server's with 421 closes this connection as well, if it is used as it is.
         Raises ValueError for what is no reply of 400 to 599.
         """
-        codes, texts = set[str](), list[str]()
-        for each in line.splitlines():
-            match = _REPLY_LINE.fullmatch(each)
-            if match is None:
-                raise ValueError(f"{line!r} is not a reply: '550 5.1.1 text' is one")
-            codes.add(match[1])
-            texts.append(match[2] or "")
+        lines: list[tuple[str, str]] = [found for each in line.splitlines() for found in _REPLY_LINE(each)]
+        if not lines or not lines[0][0]:
+            raise ValueError(f"{line!r} is not a reply: '550 5.1.1 text' is one")
+        codes = {code for code, _ in lines} - {""}
         if len(codes) != 1:
             raise ValueError(f"{line!r} has {len(codes)} codes; a reply has one")
         code = int(codes.pop())
-        enhanced, first = split_enhanced(code, texts[0])
-        texts = [first, *(split_enhanced(code, text)[1] for text in texts[1:])]
-        return cls(code, enhanced, texts[0] or None if len(texts) == 1 else texts)
+        read = [split_enhanced(code, text) for _, text in lines]
+        texts = [text for _, text in read]
+        return cls(code, read[0][0], texts if len(texts) > 1 else texts[0] or None)
 
     def __str__(self) -> str:
         """As `parse` reads it; what is None is left out, or for the code the place's most frequent one."""
@@ -231,7 +229,7 @@ def _frozen(text: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
 
 
 _REJECT_FIELDS: Final = ("code", "enhanced", "text", "challenge")
-_REPLY_LINE: Final = re.compile(r"([0-9]{3})(?:[ -](.*))?")
+_REPLY_LINE: Final = re.compile(r"\A(?:([0-9]{3})(?:[ -]|\Z))?(.*)").findall
 
 ACCEPT: Final = Accept()
 """The plain yes, shared: it costs nothing."""

@@ -54,9 +54,14 @@ class Credentials(Value):
         self.response: bytes | None = None
         """What the client answered to a Challenge of the application's own."""
 
-    def validate_password(self, password: str) -> bool:
-        """Whether the client knows `password`, by any mechanism; takes the same time for all wrong ones."""
-        return self.password is not None and hmac.compare_digest(self.password.encode(), password.encode())
+    def validate_password(self, password: str | None) -> bool:
+        """Whether the client knows `password`, by any mechanism; takes the same time for all wrong ones.
+
+        None is the password of a user who is not known: it is always wrong.
+        """
+        if self.password is None or password is None:
+            return False
+        return hmac.compare_digest(self.password.encode(), password.encode())
 
     def __repr__(self) -> str:
         return f"<{self.method} credentials of {self.username!r}: ***>"
@@ -99,8 +104,9 @@ class CramMd5Credentials(Credentials):
         self.challenge_response: str = challenge_response
         """The client's digest in lower case."""
 
-    def validate_password(self, password: str) -> bool:
-        """Whether the client knows `password`; takes the same time for every wrong one."""
+    def validate_password(self, password: str | None) -> bool:
+        if password is None:
+            return False
         digest = hmac.new(password.encode(), self.challenge.encode(), "md5").hexdigest()
         return hmac.compare_digest(digest.encode(), self.challenge_response.encode())
 

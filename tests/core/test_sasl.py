@@ -248,6 +248,7 @@ def test_a_password_is_checked_in_the_same_way_for_each_mechanism_that_has_one(a
     assert auth.validate_password("pässword")
     assert not auth.validate_password("password")
     assert not auth.validate_password("")
+    assert not auth.validate_password(None)
 
 
 @pytest.mark.parametrize("auth", [XOAuth2Credentials("ann", "token"), XClientCredentials("ann")])
@@ -255,6 +256,7 @@ def test_credentials_without_a_password_know_none(auth: Credentials) -> None:
     assert auth.password is None
     assert not auth.validate_password("token")
     assert not auth.validate_password("")
+    assert not auth.validate_password(None)
 
 
 def test_xclient_credentials_have_no_password() -> None:

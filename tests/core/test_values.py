@@ -303,12 +303,18 @@ def test_a_value_that_was_decoded_would_add_a_parameter_if_it_were_sent_on_as_it
     ("550", Reject(550)),
     ("554 5.7.1", Reject(554, "5.7.1")),
     ("550-5.7.1 a\r\n550 5.7.1 b", Reject(550, "5.7.1", ["a", "b"])),
+    ("550-a\n550-\n550 b", Reject(550, text=["a", "", "b"])),
     ("550 4.1.1 other class", Reject(550, text="4.1.1 other class")),
 ])  # fmt: skip
 def test_a_refusal_is_read_from_a_reply_and_written_as_one(line: str, refusal: Reject) -> None:
     assert Reject.parse(line) == refusal
     assert Reject.parse(str(refusal)) == refusal
     assert str(refusal) == line.replace("\r\n", "\n")
+
+
+def test_a_reply_as_smtplib_hands_it_out_can_be_read() -> None:
+    code, text = 550, b"5.1.1 No such user\n5.1.1 here"
+    assert Reject.parse(f"{code} {text.decode()}") == Reject(550, "5.1.1", ["No such user", "here"])
 
 
 @pytest.mark.parametrize("line", ["", "250 2.0.0 OK", "no", "5501 x", "550-a\n551 b", "55", "550_x"])
