@@ -240,7 +240,7 @@ def test_the_context_manager_closes_at_exit(runtime: Runtime, fails: bool) -> No
 
     with running(runtime, listen=False) as server:
         done = server.start(within if runtime.coroutines else within_plain)
-        wait_until(made.addresses)
+        wait_until(lambda: made.addresses)
         _, port = made.address()
         with Client(port).greeted() as client:
             leave.set()
@@ -411,7 +411,7 @@ def test_serve_listens_and_returns_when_the_server_is_closed(runtime: Runtime, e
     made: Any = runtime.server_class(**PLAIN)
     with running(runtime, listen=False) as server:
         serving = server.start(lambda: serve(made, 0, "127.0.0.1"))
-        wait_until(made.addresses)
+        wait_until(lambda: made.addresses)
         host, port = made.address()
         assert host == "127.0.0.1"
         with Client(port).greeted() as client:
