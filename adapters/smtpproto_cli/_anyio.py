@@ -33,8 +33,8 @@ async def _serve(service: Service) -> None:
     async with SMTPServer(service.options) as server, anyio.create_task_group() as tasks:
         await tasks.start(_receive_signals, service, server, stopped)
         with service.beginning():
-            for sock in service.sockets:
-                await server.listen(sock=sock)
+            for sock, own in service.listening:
+                await server.listen(sock=sock, **own)
         service.ready(server.addresses)
         await stopped.wait()
         service.ending(len(server.connections))

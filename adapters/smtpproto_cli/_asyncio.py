@@ -29,8 +29,8 @@ async def _serve(service: Service) -> None:
     for number in SIGNALS:  # before there is anybody to lose
         asyncio.get_running_loop().add_signal_handler(number, service.received, number, server, stopped.set)
     with service.beginning():
-        for sock in service.sockets:
-            await server.listen(sock=sock)
+        for sock, own in service.listening:
+            await server.listen(sock=sock, **own)
     service.ready(server.addresses)
     await stopped.wait()
     service.ending(len(server.connections))

@@ -32,8 +32,8 @@ def run(service: Service) -> None:
     server = SMTPServer(service.options)
     threading.Thread(target=_receive_signals, args=(service, server, stopped), daemon=True).start()
     with service.beginning():
-        for sock in service.sockets:
-            server.listen(sock=sock)
+        for sock, own in service.listening:
+            server.listen(sock=sock, **own)
     service.ready(server.addresses)
     stopped.wait()
     service.ending(len(server.connections))

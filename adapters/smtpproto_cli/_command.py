@@ -16,7 +16,8 @@ import smtpproto
 from smtpproto_cli._conformance import conformance
 from smtpproto_cli._faults import Fault
 from smtpproto_cli._journal import Journal, log_to_stderr
-from smtpproto_cli._places import HandedIn, Place, handed_in
+from smtpproto_cli._listen import HOST, PORT, SCHEMES, by_flags, by_table, by_url
+from smtpproto_cli._places import HandedIn, Places, handed_in
 from smtpproto_cli._runtimes import RUNTIMES, load
 from smtpproto_cli._service import Alone, Service, checked
 from smtpproto_cli._settings import Settings
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-HOST: Final = "127.0.0.1"  # nobody else's mail by accident
-PORT: Final = 2525
 MAILDIR: Final = "mail"
 ABORTED: Final = 130  # 128 + SIGINT
 
@@ -66,7 +65,16 @@ command.add_command(conformance)
 
 
 @command.command()
-@click.option("--host", show_default=HOST, help="Address or name to listen on.")
+@click.option(
+    "--listen",
+    "urls",
+    metavar="URL",
+    multiple=True,
+    help=f"Listen there: SCHEME://HOST:PORT or SCHEME://unix:PATH; {', '.join(SCHEMES)}. May be repeated.",
+)
+@click.option(
+    "--host", "hosts", multiple=True, show_default=HOST, help="Address or name to listen on. May be repeated."
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), show_default=str(PORT), help="Port; 0 for one that is free."
 )
@@ -120,7 +128,8 @@ command.add_command(conformance)
 @_version
 def serve(
     *,
-    host: str | None,
+    urls: tuple[str, ...],
+    hosts: tuple[str, ...],
     port: int | None,
     unix: str | None,
     runtime: str,
@@ -147,7 +156,7 @@ def serve(
     unless allow_insecure_auth=true is set. SIGHUP reads certificate files again.
     """
     log_to_stderr(verbose=verbose)
-    place = _place(host, port, unix)
+    sockets = handed_in(os.environ)
     runs = load(runtime)
     settings = Settings()
     if config is not None:
@@ -161,24 +170,32 @@ def serve(
             settings.put(_OPTION_OF[flag], value, flag)
     for each in assignments:
         settings.read_assignment(each)
+    placed = bool(hosts) or port is not None or unix is not None
+    if sockets is not None and (placed or urls or settings.listeners):
+        raise Fault("sockets are handed in (LISTEN_FDS); leave out --host, --port, --unix and --listen")
+    places = sockets or _listeners(settings, urls, placed=placed) or Places(by_flags(hosts, port, unix))
+    if urls and (implicit_tls or lmtp):
+        raise Fault("--implicit-tls and --lmtp do not go with --listen; say smtps:// or lmtp://")
     if tls_key is not None and settings.values.get("cert") is None:
         raise Fault("--tls-key belongs to a certificate; add --tls-cert")
-    hooks = _login(settings, Users(users))
+    hooks = _login(settings, Users(users), places)
     settings.default(sync_hooks="inline")  # on_auth is quick
     # First without, because a directory is only made when everything else is well.
     options = settings.options(**hooks)
-    core = checked(options, settings)
+    core = checked(options, settings, places.places)
     journal = Journal(sys.stdout)
     sink = _sink(maildir, journal, printing=printing, discard=discard, trace=not no_trace, name=options.name)
     options = settings.options(**hooks, on_data=runs.hook(sink))
-    with place.bind() as bound:
+    with places.bind() as bound:
         if workers > 1:
             from smtpproto_cli._supervisor import Supervisor  # noqa: PLC0415 - most servers are one process
 
             return Supervisor(
                 runs.run, options, bound, core=core, settings=settings, sink=sink, journal=journal
             ).run(workers)
-        runs.run(Service(options, bound.sockets, settings=settings, sink=sink, report=Alone(bound, journal)))
+        runs.run(
+            Service(options, bound.listening, settings=settings, sink=sink, report=Alone(bound, journal))
+        )
     return 0
 
 
@@ -187,27 +204,26 @@ _OPTION_OF: Final = {
 }  # fmt: skip
 
 
-def _place(host: str | None, port: int | None, unix: str | None) -> Place | HandedIn:
-    sockets = handed_in(os.environ)
-    if sockets is not None:
-        if (host, port, unix) != (None, None, None):
-            raise Fault("sockets are handed in (LISTEN_FDS); leave out --host, --port and --unix")
-        return sockets
-    if unix is not None and (host is not None or port is not None):
-        raise Fault("--unix cannot be had together with --host or --port; leave one out")
-    if host == "":
-        raise Fault("--host is empty; for all addresses of this machine say 0.0.0.0 or ::")
-    if unix == "":
-        raise Fault("--unix is empty; give the path of the socket")
-    return Place(HOST if host is None else host, PORT if port is None else port, unix)
+def _listeners(settings: Settings, urls: Sequence[str], *, placed: bool) -> Places | None:
+    """Those of `--listen`, which win over those of the file."""
+    if placed and (urls or settings.listeners):
+        raise Fault("--host, --port and --unix do not go with --listen or [[listen]]; say it there")
+    if urls:
+        return Places([by_url(url) for url in urls])
+    tables = [by_table(table, origin) for table, origin in settings.listeners]
+    return Places(tables) if tables else None
 
 
-def _login(settings: Settings, users: Users) -> dict[str, Any]:
+def _login(settings: Settings, users: Users, places: Places | HandedIn) -> dict[str, Any]:
     """The hook for logins. Without users nobody can log in, so nobody is asked to."""
     if users:
         return {"on_auth": users.on_auth}
+    needs = "needs somebody who can log in; add --user name:password"
     if settings.values.get("auth_optional") is False:
-        raise Fault("auth_optional=false needs somebody who can log in; add --user name:password")
+        raise Fault(f"auth_optional=false {needs}")
+    for place in places.places:
+        if place.own.get("auth_optional") is False:
+            raise place.fault(f"mail here {needs}")
     settings.default(auth_optional=True, auth_methods=())
     return {}
 

@@ -28,8 +28,8 @@ def run(service: Service) -> None:
     for number in SIGNALS:
         gevent.signal_handler(number, service.received, number, server, stopped.set)
     with service.beginning():
-        for sock in service.sockets:
-            server.listen(sock=sock)
+        for sock, own in service.listening:
+            server.listen(sock=sock, **own)
     service.ready(server.addresses)
     stopped.wait()
     service.ending(len(server.connections))

@@ -47,7 +47,8 @@ PRINT_WITHIN: Final = 10.0  # seconds in which somebody reads on of what is prin
 PIECE: Final = 8192  # characters of a line of a message that are handled at once
 LINE: Final = "id=%s from=<%s> to=%s size=%s tls=%s user=%s stored=%s"
 CUT_OFF: Final = "\njournal: the message above was cut off; it was not accepted\n"
-DIM: Final = re.sub(r" ?\w+=", "\x1b[2m\\g<0>\x1b[0m", LINE)  # for a terminal
+NAMED: Final = LINE.replace(" stored=", " listener=%s stored=")
+DIM: Final = re.compile(r" ?\w+=")  # on a terminal
 _LOG: Final = logging.getLogger("smtpproto")
 
 
@@ -58,13 +59,16 @@ class Journal:
     """
 
     __slots__ = (
-        "_begun", "_broken", "_closing", "_cut", "_form", "_lines", "_losing", "_lost", "_output", "_turn",
-        "_who", "_worker",
+        "_begun", "_broken", "_closing", "_cut", "_form", "_lines", "_losing", "_lost", "_named", "_output",
+        "_turn", "_who", "_worker",
     )  # fmt: skip
 
     def __init__(self, output: TextIO | None) -> None:
         self._output: Output = Output(output)
-        self._form: str = DIM if self._output.is_terminal else LINE
+        self._form: str = LINE
+        self._named: str = NAMED
+        if self._output.is_terminal:
+            self._form, self._named = (DIM.sub("\x1b[2m\\g<0>\x1b[0m", form) for form in (LINE, NAMED))
         self._worker: Worker = Worker("smtpproto-journal")
         self._turn: Turn = Turn()
         self._who: str = ""
@@ -150,11 +154,12 @@ class Journal:
             size,
             _tls(session),
             "-" if session.user is None else session.user,
-            stored,
+            *((session.listener, stored) if session.listener else (stored,)),
         )
-        line = LINE % facts
-        if self._form is not LINE or not line.isprintable():
-            line = self._form % tuple([visible(str(fact)) for fact in facts])
+        form = self._named if session.listener else self._form
+        line = form % facts
+        if self._output.is_terminal or not line.isprintable():
+            line = form % tuple([visible(str(fact)) for fact in facts])
         return line + "\n"
 
     def _lose(self, count: int) -> None:

@@ -12,7 +12,7 @@ import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from smtpproto_cli._faults import Fault
 from smtpproto_cli._journal import address_text
@@ -21,7 +21,7 @@ from smtpproto_server.adapting import bind_tcp, bind_unix, listener_address
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["Bound", "HandedIn", "Place", "handed_in"]
+__all__ = ["Bound", "HandedIn", "Listening", "Place", "Places", "handed_in"]
 
 BACKLOG: Final = 100  # connections that wait to be accepted
 FIRST_HANDED_IN: Final = 3  # sd_listen_fds(3), SD_LISTEN_FDS_START
@@ -31,60 +31,79 @@ SPREADS: Final = sys.platform.startswith("linux")
 _ADVICE: Final[Mapping[int, str]] = {
     errno.EADDRINUSE: "choose another {where}, or stop the program that has this one",
     errno.EACCES: "choose another {where}; ports below 1024 are for root",
-    errno.EADDRNOTAVAIL: "choose a --host that this machine has",
+    errno.EADDRNOTAVAIL: "choose a {host} that this machine has",
 }
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
+class Listening(NamedTuple):
+    """A listening socket, and what its listener has of its own: `listen` takes it."""
+
+    sock: socket.socket
+    own: Mapping[str, Any]
+
+
 class Bound:
-    """Listening sockets, and the file of a unix socket if it is ours."""
+    """Listening sockets, and the files of unix sockets that are ours."""
 
-    __slots__ = ("_file", "_ours", "sockets")
+    __slots__ = ("_files", "_ours", "listening")
 
-    def __init__(self, sockets: list[socket.socket], *, ours: bool, path: str | None = None) -> None:
-        self.sockets: list[socket.socket] = sockets
+    def __init__(self, *, ours: bool) -> None:
+        self.listening: list[Listening] = []
         self._ours: bool = ours
-        self._file: tuple[Path, tuple[int, int]] | None = None if path is None else _identified(Path(path))
+        self._files: list[tuple[Path, tuple[int, int]]] = []
+
+    def add(self, sock: socket.socket, own: Mapping[str, Any], path: str | None = None) -> None:
+        """Take a socket; with `path` its file is ours."""
+        self.listening.append(Listening(sock, own))
+        if path is not None:
+            self._files.append(_identified(Path(path)))
 
     def addresses(self) -> list[tuple[str, int] | str]:
         """Where the sockets listen."""
-        return list(dict.fromkeys(map(listener_address, self.sockets)))
+        return list(dict.fromkeys(listener_address(each.sock) for each in self.listening))
 
-    def shares(self, count: int) -> list[list[socket.socket]]:
+    def shares(self, count: int) -> list[list[Listening]]:
         """Listening sockets for each of so many processes.
 
         With SO_REUSEPORT the kernel spreads the connections over them; what is no TCP of our own is
         accepted from by all. Raises Fault if there are too many.
         """
-        if not (self._ours and SPREADS and self._file is None):
-            return [self.sockets] * count
+        first = list(self.listening)
+        spread = [
+            each.sock for each in first if self._ours and SPREADS and each.sock.family != socket.AF_UNIX
+        ]
         # Set now that they are bound: had it been set before, the port of another server of the same
         # user, with the same option, would not have been refused, and each would have got half the mail.
-        for sock in self.sockets:
+        for sock in spread:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        first = list(self.sockets)
         shares = [first]
         try:
             for _ in range(count - 1):
-                shares.append([_beside(sock) for sock in first])
-                self.sockets += shares[-1]
+                shares.append([])
+                for each in first:
+                    mine = each
+                    if each.sock in spread:
+                        mine = Listening(_beside(each.sock), each.own)
+                        self.listening.append(mine)
+                    shares[-1].append(mine)
         except OSError as error:
             raise Fault(f"--workers: cannot listen {count} times: {error.strerror}; choose fewer") from None
         return shares
 
-    def remove_file(self) -> None:
-        """Remove the file, unless it is another server's by now."""
-        if self._file is not None:
-            path, _ = self._file
+    def remove_files(self) -> None:
+        """Remove the files, but for one that is another server's by now."""
+        for file in self._files:
+            path, _ = file
             with suppress(OSError):
-                if _identified(path) == self._file:
+                if _identified(path) == file:
                     path.unlink()
 
     def close(self) -> None:
         """Let go of everything."""
-        self.remove_file()
-        for sock in self.sockets:
-            sock.close()
+        self.remove_files()
+        for each in self.listening:
+            each.sock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -94,55 +113,98 @@ class Bound:
 
 
 class Place:
-    """Where to listen: a host and a port, or the path of a unix socket."""
+    """Where to listen: a host (None: all addresses) and a port, or the path of a unix socket."""
 
-    __slots__ = ("host", "path", "port")
+    __slots__ = ("host", "origin", "own", "path", "port")
 
-    def __init__(self, host: str, port: int, path: str | None) -> None:
-        self.host: str = host
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int = 0,
+        *,
+        path: str | None = None,
+        own: Mapping[str, Any] | None = None,
+        origin: str = "",
+    ) -> None:
+        self.host: str | None = host
         self.port: int = port
         self.path: str | None = path
+        self.own: Mapping[str, Any] = own or {}
+        """The listener's name, and the options that it has of its own."""
+        self.origin: str = origin
+        """Where that stands; "" for --host, --port and --unix."""
 
     def __str__(self) -> str:
-        return self.path or address_text((self.host, self.port))
+        return self.path or address_text((self.host or "*", self.port))
 
-    def bind(self) -> Bound:
+    def bind(self, bound: Bound) -> None:
         """Listen. Raises Fault if that cannot be done."""
         try:
             if self.path is not None:
-                return Bound([bind_unix(self.path, BACKLOG)], ours=True, path=self.path)
-            return Bound(bind_tcp(self.host, self.port, BACKLOG), ours=True)
+                bound.add(bind_unix(self.path, BACKLOG), self.own, self.path)
+            else:
+                for sock in bind_tcp(self.host, self.port, BACKLOG):
+                    bound.add(sock, self.own)
         except (OSError, UnicodeError) as error:
-            raise self._fault(error) from None
+            raise self.fault(f"cannot listen on {self}: {self._why(error)}") from None
 
-    def _fault(self, error: OSError | UnicodeError) -> Fault:
+    def fault(self, text: object) -> Fault:
+        """Something is wrong with what was said."""
+        return Fault(f"{self.origin}: {text}" if self.origin else str(text))
+
+    def _why(self, error: OSError | UnicodeError) -> str:
         """Why nobody can listen here, and what to choose instead."""
+        host, port, path = ("host", "port", "path") if self.origin else ("--host", "--port", "--unix")
         if isinstance(error, UnicodeError):  # a name that cannot be one in DNS
-            return Fault(f"cannot listen on {self}: no such host; choose another --host")
+            return f"no such host; choose another {host}"
         advice = "choose another {where}"
         if isinstance(error, socket.gaierror):
-            advice = "choose another --host"
+            advice = "choose another {host}"
         elif self.path is None:
             advice = _ADVICE.get(error.errno or 0, advice)
-        where = "--port" if self.path is None else "--unix"
-        return Fault(f"cannot listen on {self}: {error.strerror or error}; {advice.format(where=where)}")
+        where = port if self.path is None else path
+        return f"{error.strerror or error}; {advice.format(where=where, host=host)}"
+
+
+class Places:
+    """All places to listen."""
+
+    __slots__ = ("places",)
+
+    def __init__(self, places: list[Place]) -> None:
+        self.places: list[Place] = places
+
+    def bind(self) -> Bound:
+        """Listen everywhere, or raise Fault and listen nowhere."""
+        bound = Bound(ours=True)
+        try:
+            for place in self.places:
+                place.bind(bound)
+        except Fault:
+            bound.close()
+            raise
+        return bound
 
 
 class HandedIn:
     """Where a service manager listens for us: descriptors of listening sockets."""
 
-    __slots__ = ("_descriptors",)
+    __slots__ = ("_descriptors", "places")
 
     def __init__(self, descriptors: range) -> None:
         self._descriptors: range = descriptors
+        self.places: list[Place] = [Place()]
+        """One for all: they have the server's options."""
 
     def bind(self) -> Bound:
         """Take the sockets. They are non-blocking from here on, for all who have them."""
-        sockets = [socket.socket(fileno=number) for number in self._descriptors]
-        for sock in sockets:
+        bound = Bound(ours=False)
+        for number in self._descriptors:
+            sock = socket.socket(fileno=number)
             sock.set_inheritable(False)
             sock.settimeout(0)
-        return Bound(sockets, ours=False)
+            bound.add(sock, {})
+        return bound
 
 
 def handed_in(environment: MutableMapping[str, str]) -> HandedIn | None:

@@ -7,21 +7,21 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
 from smtpproto import ConfigurationError
 from smtpproto_cli._notify import READY, STOPPING, notify
 from smtpproto_server.adapting import ServerCore
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from smtpproto_cli._journal import Journal
-    from smtpproto_cli._places import Bound
+    from smtpproto_cli._places import Bound, Listening, Place
     from smtpproto_cli._settings import Settings
     from smtpproto_cli._sinks import Sink
     from smtpproto_server import Options
+    from smtpproto_server.adapting import ListenerFields
 
 __all__ = ["SIGNALS", "Alone", "Service", "certificate_files", "checked", "reload"]
 
@@ -51,19 +51,19 @@ class Report(Protocol):
 class Service:
     """What a runtime needs to run one server, and what it reports."""
 
-    __slots__ = ("_latest", "_report", "_settings", "_sink", "options", "sockets")
+    __slots__ = ("_latest", "_report", "_settings", "_sink", "listening", "options")
 
     def __init__(
         self,
         options: Options,
-        sockets: Iterable[socket.socket],
+        listening: Iterable[Listening],
         *,
         settings: Settings,
         sink: Sink,
         report: Report,
     ) -> None:
         self.options: Options = options
-        self.sockets: Iterable[socket.socket] = sockets
+        self.listening: Iterable[Listening] = listening
         """They listen already; the server accepts from them."""
         self._settings: Settings = settings
         self._sink: Sink = sink
@@ -126,7 +126,7 @@ class Alone:
 
     def ending(self, clients: int) -> None:
         notify(STOPPING)
-        self._bound.remove_file()
+        self._bound.remove_files()
         if clients:
             self._journal.ending(clients)
 
@@ -142,16 +142,18 @@ class Alone:
         self._journal.close(seconds)
 
 
-def checked(options: Options, settings: Settings) -> ServerCore:
-    """A server that never runs: its certificates can be had, and what is doubtful has been logged.
+def checked(options: Options, settings: Settings, places: Sequence[Place]) -> ServerCore:
+    """A server that never runs: it could listen at these places, and what is doubtful has been logged.
 
     Raises Fault for options that do not go together.
     """
     core = ServerCore(options)
-    try:
-        core.check_listener("", {})
-    except ConfigurationError as error:
-        raise settings.fault(error) from None
+    for place in places:
+        own = dict(place.own)
+        try:
+            core.check_listener(own.pop("name", ""), cast("ListenerFields", own))
+        except (TypeError, ValueError) as error:
+            raise (place.fault(error) if own else settings.fault(error)) from None
     return core
 
 

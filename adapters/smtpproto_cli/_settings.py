@@ -9,7 +9,7 @@ import re
 import tomllib
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from smtpproto_cli._faults import Fault
 from smtpproto_server import Options
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "acceptable", "is_option"]
 
 # Functions and objects: no text can say what they are.
 PYTHON_ONLY: Final = frozenset(
@@ -28,8 +28,8 @@ PYTHON_ONLY: Final = frozenset(
 # What is no option of the server but of this command.
 FLAGS: Final = frozenset(
     {
-        "discard", "host", "maildir", "port", "print", "runtime", "trace", "unix", "user", "users", "verbose",
-        "workers",
+        "discard", "host", "listen", "maildir", "port", "print", "runtime", "trace", "unix", "user", "users",
+        "verbose", "workers",
     }
 )  # fmt: skip
 # What TOML has no word for, and Python's spelling of what it has.
@@ -46,19 +46,24 @@ _CHECKS: Final[Mapping[str, Any]] = {
 class Settings:
     """Options that were given, and by whom. A later value of an option replaces an earlier one."""
 
-    __slots__ = ("_origins", "values")
+    __slots__ = ("_origins", "listeners", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         """Values by the names of options."""
+        self.listeners: list[tuple[Mapping[str, Any], str]] = []
+        """What each `[[listen]]` says, and where it stands."""
         self._origins: dict[str, str] = {}
 
     def read_file(self, path: Path) -> None:
         """Take the options of a TOML file. Raises Fault if it cannot be read or names none of ours."""
         origin = str(path)
         for name, value in _toml_file(path).items():
+            if name == "listen":
+                self.listeners = _tables(value, origin)
+                continue
             _insist_on_name(name, origin)
-            self.put(name, _acceptable(name, [value]), origin)
+            self.put(name, acceptable(name, value), origin)
 
     def read_assignment(self, text: str) -> None:
         """Take one `name=value` of the command line; the value is TOML, or else plain text."""
@@ -103,6 +108,21 @@ def _toml_file(path: Path) -> dict[str, Any]:
         raise Fault(f"{path} is not TOML: {error}") from None
 
 
+def _tables(value: Any, origin: str) -> list[tuple[Mapping[str, Any], str]]:
+    found: list[tuple[Any, str]] = []
+    if isinstance(value, list):
+        tables = cast("list[Any]", value)  # type: ignore[redundant-cast] # pyright needs it
+        found = [(table, f"{origin}: [[listen]] {number}") for number, table in enumerate(tables, start=1)]
+    if not found or not all(isinstance(table, dict) for table, _ in found):
+        raise Fault(f"{origin}: listen must be tables; begin each with [[listen]]")
+    return found
+
+
+def is_option(name: str) -> bool:
+    """Whether the server has an option of this name."""
+    return name in _CHECKS or name in PYTHON_ONLY
+
+
 def _insist_on_name(name: str, origin: str) -> None:
     if name in _CHECKS:
         return
@@ -133,6 +153,11 @@ def _readings(text: str) -> Iterator[Any]:
     yield [
         part.strip() for part in text.split(",")
     ]  # PLAIN,LOGIN: TOML's quotes are hard to get past a shell
+
+
+def acceptable(name: str, value: Any) -> Any:
+    """A value of a TOML file as an option takes it."""
+    return _acceptable(name, [value])
 
 
 def _acceptable(name: str, readings: Iterable[Any]) -> Any:

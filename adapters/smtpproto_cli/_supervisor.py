@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from smtpproto_cli._journal import Journal
-    from smtpproto_cli._places import Bound
+    from smtpproto_cli._places import Bound, Listening
     from smtpproto_cli._settings import Settings
     from smtpproto_cli._sinks import Sink
     from smtpproto_server import Options
@@ -93,7 +93,7 @@ class Supervisor:
         self._settings: Settings = settings
         self._sink: Sink = sink
         self._journal: Journal = journal
-        self._shares: dict[int, list[socket.socket]] = {}
+        self._shares: dict[int, list[Listening]] = {}
         self._workers: set[Worker] = set()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._failures: Counter[int] = Counter()
@@ -249,9 +249,9 @@ class Supervisor:
             self._journal.name(f"worker {number}")
             _end_with(line)
             mine = self._shares[number]
-            for sock in self._bound.sockets:
-                if sock not in mine:
-                    sock.close()
+            for each in self._bound.listening:
+                if each not in mine:
+                    each.sock.close()
             report = Member(line, self._journal)
             self._serve(Service(self._options, mine, settings=self._settings, sink=self._sink, report=report))
         except Fault as fault:

@@ -25,7 +25,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             environment: Mapping[str, str] | None = None,
             sockets: Sequence[socket.socket] = (),
         ) -> Running:
-            place = () if sockets or {"--port", "--unix"} & set(arguments) else ("--port", "0")
+            place = () if sockets or {"--port", "--unix", "--listen"} & set(arguments) else ("--port", "0")
             running = Running(tmp_path, *place, *arguments, environment=environment, sockets=sockets)
             stack.callback(running.kill)
             return running.ready()

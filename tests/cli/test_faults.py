@@ -34,7 +34,7 @@ PLACES: Final = {
     "serve --host 192.0.2.1": "cannot listen on 192.0.2.1:2525: Cannot assign requested address; choose",
     "serve --host no-such-host.invalid": "choose another --host",
     "serve --host a..b": "cannot listen on a..b:2525: no such host; choose another --host",
-    "serve --host ''": "--host is empty; for all addresses of this machine say 0.0.0.0 or ::",
+    "serve --host ''": "--host is empty; for all addresses of this machine say '*'",
     "serve --unix x --port 25": "--unix cannot be had together with --host or --port; leave one out",
     "serve --unix x --host ::1": "--unix cannot be had together with --host or --port; leave one out",
     "serve --unix ''": "--unix is empty; give the path of the socket",
@@ -42,6 +42,36 @@ PLACES: Final = {
     f"serve --unix {'x' * 200}": "choose another --unix",
     "serve --workers 2 --host 192.0.2.1": "cannot listen on 192.0.2.1:2525: Cannot assign requested address;",
     "serve --workers 2 --unix no/such": "cannot listen on no/such: No such file or directory; choose another",
+}
+WHERE: Final = "give url, or host and port, or path"
+LISTENERS: Final = {
+    "serve --listen 25": "--listen: '25' is no SCHEME://HOST:PORT or SCHEME://unix:PATH; schemes are smtp",
+    "serve --listen http://*:25": "schemes are smtp, smtps, submission, submissions, lmtp",
+    "serve --listen smtp://": "smtp://: the host is missing; for all addresses of this machine say smtp://*:25",
+    "serve --listen lmtp://unix:": "--listen: lmtp://unix:: path must be text and not empty, not ''",
+    "serve --listen smtps://::1:465": "'::1:465' is not HOST:PORT; an IPv6 address stands in brackets: [::1]",
+    "serve --listen smtp://[127.0.0.1]:25": "'[127.0.0.1]:25' is not HOST:PORT; an IPv6 address stands in",
+    "serve --listen smtp://localhost:smtp": "'localhost:smtp' is not HOST:PORT",
+    "serve --listen smtp://a@localhost:1/x": "'a@localhost:1/x' is not HOST:PORT",
+    "serve --listen smtp://localhost:65536": "port must be a number from 0 to 65535, not 65536",
+    "serve --listen smtp://*:0 --port 25": "--host, --port and --unix do not go with --listen or [[listen]];",
+    "serve --config listen.toml --host ::1": "do not go with --listen or [[listen]]; say it there",
+    "serve --listen smtp://*:0 --implicit-tls": "do not go with --listen; say smtps:// or lmtp://",
+    "serve --listen submission://*:0": "submission://*:0: mail here needs somebody who can log in; add",
+    "serve --set listen=1": "--set: listen is no option of the server; say it on the command line",
+    "serve --config tables.toml": "tables.toml: listen must be tables; begin each with [[listen]]",
+    "serve --config nowhere.toml": f"nowhere.toml: [[listen]] 1 says nowhere to listen; {WHERE}",
+    "serve --config twice.toml": f"twice.toml: [[listen]] 2: url and port cannot be had together; {WHERE}",
+    "serve --config number.toml": "number.toml: [[listen]] 1: port must be a number from 0 to 65535, not",
+    "serve --config shared.toml": "[[listen]] 1: max_clients is the same for all listeners; write it before",
+    "serve --config typed.toml": "typed.toml: [[listen]] 1: there is no 'secrue' here; did you mean secure?",
+    "serve --config size.toml": "size.toml: [[listen]] 1: size must be a whole number, 1 or more, or None",
+    "serve --config starttls.toml": "[[listen]] 1: submission://*:0: needs_upgrade asks for STARTTLS",
+}
+BOUND: Final = {
+    "serve --listen smtp://*:0 --listen lmtp://unix:no/such": "file or directory; choose another path",
+    "serve --listen smtps://192.0.2.1": "192.0.2.1:465: Cannot assign requested address; choose a host",
+    "serve --listen smtp://no-such-host.invalid": "choose another host",
 }
 SINKS: Final = {
     "serve --print --discard": "--maildir, --print and --discard exclude each other; choose one",
@@ -86,7 +116,7 @@ USERS: Final = {
     "serve --set auth_optional=false": "auth_optional=false needs somebody who can log in; add --user name:",
 }
 # Found when it begins to listen; by then the Maildir has been made.
-LATE: Final = {*PLACES}
+LATE: Final = {*PLACES, *BOUND}
 FILES: Final = {
     "not.toml": b"not = = toml\x1b[2J\n",
     "latin.toml": b'banner = "\xfc"\n',
@@ -94,11 +124,23 @@ FILES: Final = {
     "name.toml": b"socket-timout = 1\n",
     "value.toml": b'max_recipients = "many"\n',
     "flag.toml": b"port = 25\n",
+    "listen.toml": b'[[listen]]\nurl = "smtp://*:0"\n',
+    "tables.toml": b"listen = 25\n",
+    "nowhere.toml": b'[[listen]]\nname = "mx"\n',
+    "twice.toml": b'[[listen]]\nport = 0\n[[listen]]\nurl = "smtp://*"\nport = 25\n',
+    "number.toml": b'[[listen]]\nport = "25"\n',
+    "shared.toml": b"[[listen]]\nport = 0\nmax_clients = 5\n",
+    "typed.toml": b"[[listen]]\nport = 0\nsecrue = true\n",
+    "size.toml": b"[[listen]]\nport = 0\nsize = 0\n",
+    "starttls.toml": b'disabled_commands = ["STARTTLS"]\n[[listen]]\nurl = "submission://*:0"\n'
+    b"auth_optional = true\n",
 }
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [*{**USAGE, **PLACES, **SINKS, **OPTIONS, **USERS}.items()], ids=ascii
+    ("line", "said"),
+    [*{**USAGE, **PLACES, **LISTENERS, **BOUND, **SINKS, **OPTIONS, **USERS}.items()],
+    ids=ascii,
 )
 def test_a_fault_is_one_line_and_status_2(tmp_path: Path, line: str, said: str) -> None:
     for name, content in FILES.items():

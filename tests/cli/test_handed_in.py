@@ -100,7 +100,7 @@ def test_a_descriptor_that_is_no_listening_stream_socket_is_a_fault(tmp_path: Pa
 
 @pytest.mark.parametrize("arguments", [["--port", "0"], ["--host", "::1"], ["--unix", "x"]])
 def test_a_place_besides_sockets_that_are_handed_in_is_a_fault(tmp_path: Path, arguments: list[str]) -> None:
-    said = "smtpproto: sockets are handed in (LISTEN_FDS); leave out --host, --port and --unix\n"
+    said = "smtpproto: sockets are handed in (LISTEN_FDS); leave out --host, --port, --unix and --listen\n"
     with socket.create_server(("127.0.0.1", 0)) as sock:
         assert faulty(tmp_path, sock.fileno(), *arguments) == said
 

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -29,11 +30,15 @@ from docs.blocks import (
     commands,
     deliver,
 )
+from smtpproto_cli._listen import by_table
 from smtpproto_cli._settings import Settings
+from smtpproto_server.adapting import ServerCore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from smtpproto_server.adapting import ListenerFields
 
 EXAMPLES: Final = sorted((DOCS / "examples").glob("*.py"))
 TUTORIALS: Final = [DOCS / "examples" / name for name in ("handler.py", "plain_sockets.py")]
@@ -106,7 +111,10 @@ def toml_is_taken(block: Block, folder: Path) -> None:
     file.write_text(block.text, "utf-8")
     settings = Settings()
     settings.read_file(file)
-    settings.options()
+    server = ServerCore(replace(settings.options(), cert=None, key=None))
+    for table, origin in settings.listeners:
+        own: dict[str, Any] = {**by_table(table, origin).own}
+        server.check_listener(own.pop("name", ""), cast("ListenerFields", own))
 
 
 def shell_is_known(block: Block, _folder: Path) -> None:

@@ -254,6 +254,46 @@ def test_certbot_s_script_brings_the_new_certificate_into_the_running_service(tm
         assert ((tmp_path / "etc" / "privkey.pem").stat().st_mode & 0o777) == 0o640
 
 
+# --- several ports ----------------------------------------------------------------------------------
+
+
+def test_25_465_and_587_are_served_as_the_page_says(tmp_path: Path) -> None:
+    trusting = certificate(tmp_path / "etc")
+    config = tmp_path / "ports.toml"
+    places = {"/etc/smtpproto": tmp_path / "etc"} | {f"*:{port}": "127.0.0.1:0" for port in (25, 465, 587)}
+    config.write_text(with_other(the_file("ports.toml"), places))
+    server = Running(tmp_path, "--config", config, "--user", "bob:secret")
+    try:
+        ports = map(int, re.findall(r"127\.0\.0\.1:(\d+)", server.ready().place))
+        mx, submissions, submission = ports
+        with client(mx) as smtp:
+            smtp.ehlo()
+            assert "auth" not in smtp.esmtp_features
+            assert smtp.sendmail("a@client.test", "b@example.com", MESSAGE) == {}
+        with smtplib.SMTP_SSL("127.0.0.1", submissions, timeout=PATIENCE, context=trusting) as smtp:
+            submit(smtp)
+        with client(submission) as smtp:
+            with pytest.raises(smtplib.SMTPSenderRefused, match="Must issue a STARTTLS command first"):
+                smtp.sendmail("a@client.test", "b@example.com", MESSAGE)
+            smtp.starttls(context=trusting)
+            submit(smtp)
+        lines = [server.out.until("^id=") for _ in range(3)]
+        assert [re.findall(r"user=\S+ listener=\S+", line)[0] for line in lines] == [
+            "user=- listener=smtp", "user=bob listener=submissions", "user=bob listener=submission",
+        ]  # fmt: skip
+        server.stop()
+    finally:
+        server.kill()
+
+
+def submit(smtp: smtplib.SMTP) -> None:
+    """Without a login nothing is taken."""
+    with pytest.raises(smtplib.SMTPSenderRefused, match="authentication Required"):
+        smtp.sendmail("bob@client.test", "b@example.com", MESSAGE)
+    smtp.login("bob", "secret")
+    assert smtp.sendmail("bob@client.test", "b@example.com", MESSAGE) == {}
+
+
 @pytest.mark.real("systemd-analyze")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     command = executable(tmp_path / "smtpproto", "#!/bin/sh\n")
