@@ -233,6 +233,18 @@ SMTPServer(ProtocolOptions(size=1000))  # here""",
         """
 SMTPServer(Options(), size=1000)""",
     ),
+    Mistake(
+        "an option of one listener that all share",
+        """
+with BlockingServer() as server:
+    server.listen(0, "127.0.0.1", max_clients=5)  # here""",
+    ),
+    Mistake(
+        "an option of one listener of another type",
+        """
+with BlockingServer() as server:
+    server.listen(0, "127.0.0.1", secure="yes")  # here""",
+    ),
 )
 
 GOOD: Final = (
@@ -273,6 +285,13 @@ server = SMTPServer(on_data=on_data, on_rcpt_to=on_rcpt_to, resolver=names)
 server.on_rcpt_to = None
 server.on_rcpt_to = on_rcpt_to""",
     """
+async def main(how: ListenerFields) -> None:
+    async with SMTPServer() as server:
+        await server.listen(465, name="smtps", **how)
+        await serve(server, 587, name="submission", needs_upgrade=True, auth_methods=["PLAIN"])
+        port: int = server.port
+        print(port, server.addresses[0], server.address("smtps"))""",
+    """
 class Mine(SMTPServer):
     async def on_data(self, stream: AsyncStream, session: Session) -> None: ...
 
@@ -301,12 +320,14 @@ _FROM: Final = {
     "BlockingServer": "smtpproto_blocking import SMTPServer as BlockingServer",
     "AsyncStream": "smtpproto_server import AsyncStream",
     "Handler": "smtpproto_server import Handler",
+    "ListenerFields": "smtpproto_server.adapting import ListenerFields",
     "OptionFields": "smtpproto_server import OptionFields",
     "Options": "smtpproto_server import Options",
     "PlainHandler": "smtpproto_server import PlainHandler",
     "Stream": "smtpproto_server import Stream",
     "chain": "smtpproto_server import chain",
     "Unpack": "typing import Unpack",
+    "serve": "smtpproto_asyncio import serve",
     "override": "typing_extensions import override",
 }
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 import sys
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from smtpproto.testing import make_session
 from smtpproto_server import Options, StreamAborted
 from smtpproto_server._application import MAX_KNOWN
 from smtpproto_server._server import new_id
-from smtpproto_server.adapting import socket_address
+from smtpproto_server.adapting import LISTENER_OPTIONS, socket_address
 
 
 def begun(server: ScriptedServer) -> Any:
@@ -360,6 +361,39 @@ def test_what_is_wide_open_is_warned_of_once(caplog: pytest.LogCaptureFixture) -
         "use_proxy=True: anyone who can connect can forge addresses",
         "use_xforward=True: anyone who can connect can forge addresses",
     ]
+
+
+def test_a_listener_without_options_of_its_own_has_those_of_the_server() -> None:
+    server = ScriptedServer(size=5)
+    for listener in server.binding(0, "127.0.0.1", name="smtp")():
+        assert (listener.name, listener.options) == ("smtp", server.options)
+        assert listener.options is server.options
+        listener.close()
+    (listener,) = server.binding(0, "127.0.0.1", size=6, auth_methods=["PLAIN"])()
+    listener.close()
+    assert listener.options == Options(name=server.options.name, size=6, auth_methods=["PLAIN"])
+
+
+def test_a_connection_has_the_options_and_the_name_of_its_listener() -> None:
+    server = ScriptedServer(size=5)
+    name, options = server.check_listener("lmtp", {"lmtp": True})
+    connection = server.begin(None, ("", 0), ("", 0), lambda: 0.0, listener=name, options=options)
+    assert connection.options is options
+    assert (connection.session.listener, connection.session.lmtp) == ("lmtp", True)
+    assert begun(server).options is server.options
+
+
+@pytest.mark.parametrize("name", sorted({spec.name for spec in fields(Options)} - {*LISTENER_OPTIONS}))
+def test_what_listeners_share_is_not_for_one_of_them(name: str) -> None:
+    given: Any = {name: getattr(Options(), name)}
+    with pytest.raises(TypeError, match=f"^{name} is the same for all listeners"):
+        ScriptedServer().check_listener("", given)
+
+
+def test_the_rest_may_differ() -> None:
+    for name in LISTENER_OPTIONS:
+        given: Any = {name: getattr(Options(), name)}
+        assert ScriptedServer(tls_upstream=True).check_listener("", given)[0] == ""
 
 
 def test_an_aborted_stream_says_why() -> None:

@@ -228,6 +228,18 @@ def test_each_listener_has_its_handshake(runtime: Runtime) -> None:
             assert client.say("NOOP") == OK
 
 
+def test_a_listener_may_have_mechanisms_of_its_own(runtime: Runtime) -> None:
+    with running(runtime, listen=False, auth_methods=()) as server:
+        listen(server, 0, "127.0.0.1")
+        given: dict[str, Any] = {"auth_methods": ["cram-md5"], "allow_insecure_auth": True}
+        listen(server, 0, "127.0.0.1", name="logins", **given)
+        with server.client() as client:
+            assert "AUTH" not in client.greeted().say("EHLO a")
+        with Client(port_of(server, "logins")) as client:
+            assert "250-AUTH CRAM-MD5\n" in client.greeted().say("EHLO a")
+            assert client.say("AUTH CRAM-MD5").startswith("334 ")
+
+
 def test_port_is_a_number_or_an_error_that_says_why(runtime: Runtime, tmp_path: Path) -> None:
     path = str(tmp_path / "mx")
     with running(runtime, listen=False) as server:
