@@ -18,7 +18,7 @@ from smtpproto._address import MAX_MAILBOX, PLAIN_MAILBOX, Address
 from smtpproto._answers import ACCEPTED, answer
 from smtpproto._commands import read_command, recipient_accepted, reset, sender_accepted, verbs_without
 from smtpproto._core import Core, Signal
-from smtpproto._decisions import ACCEPT, Accept, Decision, Reject
+from smtpproto._decisions import ACCEPT, Accept, Decision, Reject, decided_reply
 from smtpproto._errors import ConfigurationError, DecisionError, LocalProtocolError
 from smtpproto._events import (
     CommandRequested,
@@ -364,20 +364,20 @@ class Engine(Core):
         if self.state is State.ARRIVED or not self.implicit_tls:
             turn_away(self)
 
-    def shutdown(self, *, now: bool = False) -> None:
+    def shutdown(self, *, now: bool = False, reply: Reject | None = None) -> None:
         """Say 421 and end: at once (`now`), or after the open question and the open transaction.
 
-        Go on as after `receive_data`.
+        With `now`, `reply` is said in the place of the 421. Go on as after `receive_data`.
         """
         self.undisturbed = False
         if self.state is AT_END:
             return
         if self.state in _SILENT:
             self.close("shutdown")
-        elif self.state is State.ARRIVED and now:
-            self.say_last(say.uncoded(say.SHUTTING_DOWN), "shutdown")
         elif now:
-            self.say_last(say.SHUTTING_DOWN, "shutdown", "shutdown")
+            last = say.SHUTTING_DOWN if reply is None else decided_reply(reply, say.SHUTTING_DOWN)
+            arrived = self.state is State.ARRIVED
+            self.say_last(say.uncoded(last) if arrived else last, "shutdown", "shutdown")
         else:
             self.draining = True
             self.reads_plain = False

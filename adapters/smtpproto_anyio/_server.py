@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
+from threading import get_ident
 from types import coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from weakref import ReferenceType, ref
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
     from anyio.lowlevel import EventLoopToken
 
-    from smtpproto import Accept
+    from smtpproto import Accept, Reject, Session
     from smtpproto.extending import Pending
     from smtpproto_server import OptionFields, Options, Stream
     from smtpproto_server.adapting import Driver, Identity, Listener, Place
@@ -329,6 +330,8 @@ class SMTPServer(ServerCore):
         """Around the waits for the first alarm, one for each call of `listen` and `serve_connection`."""
         self.token: EventLoopToken
         """The loop that threads find their way back to."""
+        self._thread: int = 0
+        """Where it runs."""
         self._empty: anyio.Event | None = None
         self._closing: anyio.Event | None = None
         self._ended: anyio.Event | None = None
@@ -392,6 +395,12 @@ class SMTPServer(ServerCore):
                 self._tasks.start_soon(self._close, self._closing, name="smtpproto close")
         await self._closing.wait()
 
+    def disconnect(self, session: Session, reply: Reject | None = None) -> bool:
+        """See `ServerCore`; in another thread it waits for the event loop to do it."""
+        if self._thread in (0, get_ident()):
+            return super().disconnect(session, reply)
+        return from_thread.run_sync(super().disconnect, session, reply, token=self.token)
+
     async def wait_closed(self) -> None:
         """Return when `close` is done."""
         if self._ended is None:
@@ -431,7 +440,7 @@ class SMTPServer(ServerCore):
             self._closing = None
         if self._ended is not None and self._ended.is_set():
             self._ended = None
-        self.token = anyio.lowlevel.current_token()
+        self.token, self._thread = anyio.lowlevel.current_token(), get_ident()
         self.prepare()
 
     async def _keep_time(self) -> None:

@@ -136,7 +136,7 @@ class Connection(SocketDriver):
 
     def poke(self) -> None:
         """In a callback of the loop."""
-        self.loop.call_soon(self.run, self.go_on)
+        self.loop.call_soon_threadsafe(self.run, self.go_on)
 
     # --- cancellation -----------------------------------------------------------------------------
 

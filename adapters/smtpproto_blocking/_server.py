@@ -87,10 +87,11 @@ class Connection(PlainDriver):
         elif not self.read_all:
             poll.register(self.sock, select.POLLIN)
         until = self.rings
-        if server.waker < 0:  # `close` has begun, and its next steps wake nobody
+        wake = server.wake  # those that wait keep it
+        if wake.was_set:  # `close` has begun, and its next steps wake nobody
             until = min(until, self.clock() + STEP)
         else:
-            poll.register(server.wake, select.POLLIN)
+            poll.register(wake, select.POLLIN)
         left = None if until == NEVER else max(0, math.ceil((until - self.clock()) * 1000))
         self._unlocked(partial(self._poll, poll, left))
 
@@ -161,7 +162,7 @@ class Connection(PlainDriver):
     # --- the timers' thread ---------------------------------------------------------------------------
 
     def poke(self) -> None:
-        """While a hook runs nobody polls; a thread that polls is woken by the server, or looks soon."""
+        """By the timers' thread: while a hook runs nobody polls."""
         self._look_at(0.0)
 
     def abort(self) -> None:
@@ -170,7 +171,7 @@ class Connection(PlainDriver):
         self.stop(now=True)
 
     def look(self) -> None:
-        """Go on if a hook runs: its time may be over, or the server closes."""
+        """Go on if a hook runs: its time may be over, or the session is to end. Else wake who polls."""
         if not self.lock.acquire(blocking=False):  # it is held for long in a listener of the application's
             self._look_at(self.clock() + STEP)
             return
@@ -181,6 +182,8 @@ class Connection(PlainDriver):
             if self._hook_works() and self.clock() >= self.hook_ends:
                 self.expired()
             self._set_timer()
+            if self.stopping and not self.server.ending.was_set:
+                self.server.wake_all()
         finally:
             self.lock.release()
 
@@ -199,6 +202,34 @@ def _look(connection: weakref.ref[Connection]) -> None:
         found.look()
 
 
+class Wake:
+    """Readable once it was set: the end of a pipe into which nobody writes, and whose other end is closed."""
+
+    def __init__(self) -> None:
+        self.was_set: bool = False
+        self._read, self._write = os.pipe()
+
+    def fileno(self) -> int:
+        """For `poll`."""
+        return self._read
+
+    def set(self) -> None:
+        """Wake all that wait for it."""
+        self.was_set = True
+        write, self._write = self._write, -1
+        if write >= 0:
+            os.close(write)
+
+    def close(self) -> None:
+        """Nobody waits for it any more."""
+        self.set()
+        read, self._read = self._read, -1
+        if read >= 0:
+            os.close(read)
+
+    __del__ = close
+
+
 THREADS: Final = 4096  # where `max_clients` sets no bound
 LOOK: Final = 0.5  # seconds after which a wait looks again: a signal may have come just before it
 
@@ -213,9 +244,10 @@ class SMTPServer(ServerCore):
 
     def __init__(self, options: Options | None = None, /, **fields: Unpack[OptionFields]) -> None:
         super().__init__(options, **fields)
-        self.wake: int = -1
-        """A pipe that is readable once `close` has begun: nobody writes to it, and `waker` is closed."""
-        self.waker: int = -1
+        self.ending: Wake
+        """Set once `close` has begun."""
+        self.wake: Wake
+        """Set then, and when a connection is to look at what was noted; then there is another one."""
         self.pool: Threads
         """The threads of connections; as many again as `max_clients` for those that are refused."""
         self.lookups: Threads
@@ -302,9 +334,8 @@ class SMTPServer(ServerCore):
                 return
             self._in_closing = True
             try:
-                waker, self.waker = self.waker, -1
-                if waker >= 0:
-                    os.close(waker)
+                self.ending.set()
+                self.wake.set()
                 for seconds in self.closing():
                     self._wait_until(lambda: not self.peers, seconds)
                 self._let_go()
@@ -315,11 +346,21 @@ class SMTPServer(ServerCore):
         """Return when `close` is done, in a signal handler or in another thread."""
         self._wait_until(lambda: not self._open)
 
+    def wake_all(self) -> None:
+        """Have all that wait for their clients look at what was noted. In the timers' thread alone."""
+        woken = self.wake
+        with contextlib.suppress(OSError):  # without a descriptor for a new one they look again and again
+            self.wake = Wake()
+        woken.set()
+        if self.ending.was_set:  # meanwhile
+            self.wake.set()
+
     def _let_go(self) -> None:
         """Everything has ended; a thread that will not end is left to itself."""
         for threads in (self.pool, self.lookups, self.timers):
             threads.close()
-        os.close(self.wake)
+        self.ending.close()
+        self.wake.close()
         self._open = False
         self.emit("close")
         with self._change:
@@ -346,15 +387,15 @@ class SMTPServer(ServerCore):
                 self.lookups = Threads(self.thread_limits["resolver"], "smtpproto-resolver")
                 self.timers = Timers()
                 self.timers.start()
-                self.wake, self.waker = os.pipe()
+                self.ending, self.wake = Wake(), Wake()
                 self._open = True
         return closings
 
     def _accept(self, listeners: list[Listener]) -> None:
         """In a thread, until the server closes."""
-        ended, poll = select.poll(), select.poll()
-        ended.register(self.wake, select.POLLIN)
-        for descriptor in (self.wake, *(listener.sock.fileno() for listener in listeners)):
+        ended, poll, ending = select.poll(), select.poll(), self.ending
+        ended.register(ending, select.POLLIN)
+        for descriptor in (ending.fileno(), *(listener.sock.fileno() for listener in listeners)):
             poll.register(descriptor, select.POLLIN)
         while not ended.poll(max(listener.pause for listener in listeners) * 1000):
             poll.poll()

@@ -37,7 +37,7 @@ async def _serve(service: Service) -> None:
                 await server.listen(sock=sock, **own)
         service.ready(server.addresses)
         await stopped.wait()
-        service.ending(len(server.connections))
+        service.ending(len(server.sessions))
         await server.close()
         service.ended()
 

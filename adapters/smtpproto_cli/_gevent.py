@@ -32,7 +32,7 @@ def run(service: Service) -> None:
             server.listen(sock=sock, **own)
     service.ready(server.addresses)
     stopped.wait()
-    service.ending(len(server.connections))
+    service.ending(len(server.sessions))
     server.close()
     service.ended()
 

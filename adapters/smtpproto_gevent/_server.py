@@ -165,7 +165,7 @@ class Connection(PlainDriver):
 
     def poke(self) -> None:
         """In a callback of the hub."""
-        self._hub.loop.run_callback(self._wake)
+        self._hub.loop.run_callback_threadsafe(self._wake)
 
     def alarm(self, when: float) -> None:
         """By a timer of the hub."""
@@ -193,7 +193,7 @@ class Connection(PlainDriver):
 
     def finished(self) -> None:
         """The greenlet may end."""
-        self.poke()
+        self._hub.loop.run_callback(self._wake)
 
 
 IDLE: Final = 1  # seconds that a thread for look-ups stays

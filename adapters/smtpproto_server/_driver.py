@@ -71,16 +71,8 @@ class Driver(Calls):
     """A connection being served. A runtime's connection is a subclass."""
 
     __slots__ = (
-        "ends",
-        "inbox",
-        "linger",
-        "peeks",
-        "reason",
-        "rings",
-        "stop_seen",
-        "stopping",
-        "waits",
-    )
+        "ends", "farewell", "inbox", "linger", "peeks", "reason", "rings", "stop_seen", "stopping", "waits",
+    )  # fmt: skip
 
     # Of the classes below; said again for checkers of types.
     answer: Any
@@ -102,6 +94,8 @@ class Driver(Calls):
         self.stopping: int = 0
         """0 go on, 1 end when the transaction has ended, 2 end now."""
         self.stop_seen: int = 0
+        self.farewell: Reject | None = None
+        """What is said at the end that comes now; None: that the server shuts down."""
         self.peeks: bool = False
         """It is to be seen, before the answer counts, whether the client talks too soon."""
         self.reason: str = ""
@@ -158,6 +152,12 @@ class Driver(Calls):
             self.replies_sent()
         self.clocks.since = 0.0
         self.go_on()
+
+    def disconnect(self, reply: Reject | None) -> None:
+        """End the session now, and say this."""
+        if self.stopping < 2:  # noqa: PLR2004 - it does not end yet
+            self.farewell = reply
+        self.stop(now=True)
 
     def stop(self, *, now: bool = False) -> None:
         """End the session: after the transaction, or now."""
@@ -268,7 +268,8 @@ class Driver(Calls):
         if self.stopping > self.stop_seen:
             self.stop_seen = self.stopping
             looks_up = self.hook is not None and self.hook_name == "resolver"
-            self.shutdown(now=self.stopping > 1 or self.waits is DELAY or looks_up)
+            at_once = self.stopping > 1 or self.waits is DELAY or looks_up
+            self.shutdown(now=at_once, reply=self.farewell)
 
     def _take(self, data: bytes) -> None:
         if self.clocks.since and self.state is _DATA:

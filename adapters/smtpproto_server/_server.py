@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Unpack
 
+    from smtpproto import Reject, Session
     from smtpproto_server._driver import Driver
     from smtpproto_server._option_fields import ListenerFields, OptionFields
     from smtpproto_server._sockets import SocketAddress
@@ -176,6 +177,31 @@ class ServerCore(Application):
         yield LAST_GRACE
         for peer in self.peers.copy():  # their hooks will not be cancelled
             peer.end()
+
+    # --- sessions -----------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The live sessions, as they are now."""
+        return tuple(self.connections.copy())
+
+    def disconnect(self, session: Session, reply: Reject | None = None) -> bool:
+        """End a session: `reply` is said, else 421 4.3.2 Server shutting down, and the connection closed.
+
+        A hook that runs is cancelled, as by `close` after `close_timeout`. False: the session was over.
+        May be called in hooks and listeners and in other threads. Raises ValueError for a `reply` whose
+        code is not 421.
+        """
+        if reply is not None and reply.code not in (None, 421):
+            raise ValueError(f"a connection is ended with 421, not {reply.code}")
+        peers = self.peers.copy()
+        found = [peer for peer in peers if peer.session is session]
+        if not found:  # a hook that was given up keeps a session that its connection has no more
+            found = [peer for peer in peers if peer.session.id == session.id]
+        if not found or found[0].session not in self.connections:
+            return False
+        found[0].disconnect(reply)
+        return True
 
     # --- one connection -----------------------------------------------------------------------------
 

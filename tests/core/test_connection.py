@@ -977,6 +977,15 @@ def test_a_shutdown_now_ends_everything(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", State)
+def test_a_shutdown_now_may_say_something_else(state: State) -> None:
+    connection = where(state)
+    connection.shutdown(now=True, reply=Reject(421, "4.7.0", "Enough"))
+    silent = {State.PROXY, State.HANDSHAKE, State.UPGRADE, State.CLOSED}
+    before = state is State.ARRIVED
+    assert end_of(connection)[0] == ("" if state in silent else f"421 {'' if before else '4.7.0 '}Enough")
+
+
+@pytest.mark.parametrize("state", State)
 def test_a_shutdown_waits_for_questions_and_transactions_only(state: State) -> None:
     connection = where(state)
     connection.shutdown()
