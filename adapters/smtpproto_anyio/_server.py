@@ -332,6 +332,13 @@ class SMTPServer(ServerCore):
         """The loop that threads find their way back to."""
         self._thread: int = 0
         """Where it runs."""
+        self._entering: anyio.Lock
+        """Held while the handler is entered or left."""
+        self._held: anyio.CancelScope | None = None
+        """Around the wait of the one task that enters the handler and leaves it, as cancel scopes demand."""
+        self._left: anyio.Event
+        self._parting: bool = False
+        """`async with` is being left: the handler is, when the last connection has ended."""
         self._empty: anyio.Event | None = None
         self._closing: anyio.Event | None = None
         self._ended: anyio.Event | None = None
@@ -359,8 +366,12 @@ class SMTPServer(ServerCore):
         """
         if self._tasks is None:
             raise RuntimeError("listen() needs the server's task group: use `async with server:` around it")
-        await self._open()
+        closings = await self._open()
         listeners = await to_thread.run_sync(self.binding(port, host, **place))
+        if self.closings != closings:
+            for listener in listeners:
+                listener.close()
+            return self
         self._tasks.start_soon(self._keep_time, name="smtpproto time")
         for listener in listeners:
             scope = anyio.CancelScope()
@@ -373,7 +384,9 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        await self._open()
+        if await self._open() != self.closings:
+            sock.close()
+            return
         connection = self.admit(sock, anyio.current_time, **identity)
         if connection is None:
             return
@@ -420,21 +433,26 @@ class SMTPServer(ServerCore):
         """Tell `close`."""
         if self._empty is not None:
             self._empty.set()
+        if self._parting and self._held is not None:
+            self._held.cancel()
 
     @asynccontextmanager
     async def _entered(self) -> AsyncGenerator[Self]:
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+            self._tasks, self._entering, self._parting = tasks, anyio.Lock(), False
             try:
                 yield self
             finally:
                 try:
                     await self.close()
                 finally:
-                    self._tasks = None
+                    self._tasks, self._parting = None, True
                     tasks.cancel_scope.cancel()
+                    if self._held is not None:  # `close` was cancelled
+                        self._held.deadline = anyio.current_time() + (2 * LAST_WORDS if self.peers else 0)
 
-    async def _open(self) -> None:
+    async def _open(self) -> int:
+        """Before anything is served: be as new after a `close`. How often that has begun before."""
         if self._closing is not None:
             await self._closing.wait()
             self._closing = None
@@ -442,6 +460,42 @@ class SMTPServer(ServerCore):
             self._ended = None
         self.token, self._thread = anyio.lowlevel.current_token(), get_ident()
         self.prepare()
+        closings = self.closings
+        if self.managers:
+            if self._tasks is None:
+                raise RuntimeError("the handler needs the server's task group: use `async with server:`")
+            async with self._entering:
+                if self._held is None:
+                    await self._tasks.start(self._hold, name="smtpproto handler")
+        return closings
+
+    async def _hold(self, *, task_status: TaskStatus[None]) -> None:
+        """Enter the handler, and leave it when the server has closed.
+
+        Scopes nest, so what bounds the leaving is around the entering as well.
+        """
+        self._left = anyio.Event()
+        try:
+            with anyio.CancelScope() as scope:
+                await self.managers.enter_awaiting(to_thread.run_sync)
+                scope.shield = True
+                with anyio.CancelScope(shield=True) as self._held:
+                    task_status.started()
+                    await anyio.sleep_forever()
+                if self._parting:
+                    scope.deadline = anyio.current_time() + LAST_WORDS
+                else:
+                    scope.shield = False
+                await self.managers.leave_awaiting(to_thread.run_sync)
+        finally:
+            self._held = None
+            self._left.set()
+
+    async def _leave(self) -> None:
+        async with self._entering:
+            if self._held is not None:
+                self._held.cancel()
+                await self._left.wait()
 
     async def _keep_time(self) -> None:
         while self._closing is None or not self._closing.is_set():
@@ -469,12 +523,15 @@ class SMTPServer(ServerCore):
                 await anyio.sleep(listener.pause)
 
     async def _close(self, done: anyio.Event) -> None:
+        self.closings += 1
         try:
             for seconds in self.closing():
                 self._empty = anyio.Event()
                 if self.peers:
                     with anyio.move_on_after(seconds):
                         await self._empty.wait()
+            if self.managers and self._tasks is not None:
+                await self._leave()
         finally:
             done.set()
             for sleep in self._sleeps:

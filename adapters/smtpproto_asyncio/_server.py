@@ -326,6 +326,10 @@ class SMTPServer(ServerCore):
         """True on libuv (uvloop): after an error of a socket its reader is called no more."""
         self._threads: dict[str, Threads] = {}
         self._closing: asyncio.Task[None] | None = None
+        self._holder: asyncio.Task[None] | None = None
+        """The task that enters the handler, and leaves it: what it enters may insist on one task."""
+        self._entered: asyncio.Future[None]
+        self._leave: asyncio.Event
         self._empty: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Event = asyncio.Event()
 
@@ -350,8 +354,12 @@ class SMTPServer(ServerCore):
         cannot be bound, TypeError for an option that is the same for all listeners, ConfigurationError for
         options that do not go together.
         """
-        await self._open()
+        closings = await self._open()
         listeners = await self.loop.run_in_executor(None, self.binding(port, host, **place))
+        if self.closings != closings:
+            for listener in listeners:
+                listener.close()
+            return self
         for listener in listeners:
             self._accept_from(listener)
         return self.listening(listeners)
@@ -361,7 +369,9 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        await self._open()
+        if await self._open() != self.closings:
+            sock.close()
+            return
         connection: Connection | None = self.admit(sock, self._clock, **identity)
         if connection is None:
             return
@@ -398,7 +408,8 @@ class SMTPServer(ServerCore):
         """Tell `close`."""
         self._empty.set()
 
-    async def _open(self) -> None:
+    async def _open(self) -> int:
+        """Before anything is served: be as new after a `close`. How often that has begun before."""
         self._leave_dead_loop()
         if self._closing is not None:
             await asyncio.shield(self._closing)
@@ -411,12 +422,34 @@ class SMTPServer(ServerCore):
         self._clock = time.monotonic if own else loop.time
         self.errors_come_once = not isinstance(loop, asyncio.BaseEventLoop)
         self.prepare()
+        closings = self.closings
+        if self.managers:
+            if self._holder is None:
+                self._entered, self._leave = loop.create_future(), asyncio.Event()
+                self._holder = loop.create_task(self._hold(self._entered), name="smtpproto handler")
+            await asyncio.shield(self._entered)
+        return closings
+
+    async def _hold(self, entered: asyncio.Future[None]) -> None:
+        """Enter the handler, and leave it when the server has closed or the loop ends."""
+        try:
+            await self.managers.enter_awaiting(partial(self.loop.run_in_executor, None))
+        except BaseException as error:  # noqa: BLE001 - raised by `listen`
+            self._holder = None
+            entered.set_exception(error)
+            return
+        entered.set_result(None)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._leave.wait()
+        await self.managers.leave_awaiting(partial(self.loop.run_in_executor, None))
 
     def _leave_dead_loop(self) -> None:
         """Where a loop has ended before `close` had, nothing of it can go on."""
         if self._loop is None or not self._loop.is_closed():
             return
         self._loop, self._closing, self._ended = None, None, asyncio.Event()
+        self._holder = None
+        self.managers.forget()
         while self.listeners:
             self.listeners.pop().close()
         for peer in self.peers.copy():
@@ -435,11 +468,16 @@ class SMTPServer(ServerCore):
             listener.release = self.loop.call_later(listener.pause, self._accept_from, listener).cancel
 
     async def _close(self) -> None:
+        self.closings += 1
         for seconds in self.closing():
             self._empty = asyncio.Event()
             if self.peers:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._empty.wait(), seconds)
+        if self._holder is not None:
+            holder, self._holder = self._holder, None
+            self._leave.set()
+            await asyncio.wait([holder])
         while self._threads:
             self._threads.popitem()[1].close()
         self._ended.set()

@@ -20,7 +20,15 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from smtpproto_server.adapting import NEVER, PARTED, PlainDriver, ServerCore, Threads, Timers, Wait
+from smtpproto_server.adapting import (
+    NEVER,
+    PARTED,
+    PlainDriver,
+    ServerCore,
+    Threads,
+    Timers,
+    Wait,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -255,7 +263,6 @@ class SMTPServer(ServerCore):
         self._in_closing: bool = False
         self._closing: threading.RLock = threading.RLock()
         self._open: bool = False
-        self._closings: int = 0
         self._change: threading.Condition = threading.Condition()
 
     # --- listening and closing ----------------------------------------------------------------------
@@ -282,7 +289,7 @@ class SMTPServer(ServerCore):
         for listener in listeners:
             listener.release = partial(_join, accepting)
         self.listening(listeners)
-        if self._closings != closings:  # a signal handler has closed the server meanwhile
+        if self.closings != closings:  # a signal handler has closed the server meanwhile
             for listener in listeners:
                 listener.close()
             self.listeners.clear()
@@ -295,7 +302,7 @@ class SMTPServer(ServerCore):
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
         closings = self._begin()
-        if self._closings != closings:  # as in `listen`
+        if self.closings != closings:  # as in `listen`
             sock.close()
             self.close()
             return
@@ -327,7 +334,7 @@ class SMTPServer(ServerCore):
 
         At the latest that is 6 seconds after `close_timeout`. A second call waits for the first.
         """
-        self._closings += 1
+        self.closings += 1
         with self._closing:
             # In a signal handler, which may have come within: the call below it goes on.
             if self._in_closing or not self._open:
@@ -361,6 +368,7 @@ class SMTPServer(ServerCore):
             threads.close()
         self.ending.close()
         self.wake.close()
+        self.managers.leave()
         self._open = False
         self.emit("close")
         with self._change:
@@ -378,21 +386,32 @@ class SMTPServer(ServerCore):
 
     def _begin(self) -> int:
         """Before anything is served: be as new after a `close`. How often `close` was called before."""
-        closings = self._closings
+        closings = self.closings
         self.prepare()
         with self._closing:
             if not self._open:
-                limit = self.options.max_clients
-                self.pool = Threads(self.threads if limit is None else 2 * limit, "smtpproto")
-                self.lookups = Threads(self.thread_limits["resolver"], "smtpproto-resolver")
-                self.timers = Timers()
-                self.timers.start()
-                self.ending, self.wake = Wake(), Wake()
+                self.managers.enter()
+                try:
+                    self._make()
+                except BaseException:
+                    self.managers.leave()
+                    raise
                 self._open = True
         return closings
 
+    def _make(self) -> None:
+        """Raises OSError or RuntimeError if the system has no descriptor or no thread."""
+        limit = self.options.max_clients
+        self.pool = Threads(self.threads if limit is None else 2 * limit, "smtpproto")
+        self.lookups = Threads(self.thread_limits["resolver"], "smtpproto-resolver")
+        self.timers = Timers()
+        self.ending, self.wake = Wake(), Wake()
+        self.timers.start()
+
     def _accept(self, listeners: list[Listener]) -> None:
         """In a thread, until the server closes."""
+        if self.ending.was_set:
+            return
         ended, poll, ending = select.poll(), select.poll(), self.ending
         ended.register(ending, select.POLLIN)
         for descriptor in (ending.fileno(), *(listener.sock.fileno() for listener in listeners)):

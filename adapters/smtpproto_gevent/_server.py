@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import gevent
 from gevent.event import Event
 from gevent.hub import Waiter
+from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
@@ -216,6 +217,8 @@ class SMTPServer(ServerCore):
         self.lookups: ThreadPool
         """Threads for reverse DNS; the hub's are for others."""
         self._closing: gevent.Greenlet[..., None] | None = None
+        self._entering: BoundedSemaphore = BoundedSemaphore(1)
+        """Held while the handler is entered or left."""
         self._empty: Event = Event()
         self._ended: Event = Event()
 
@@ -226,8 +229,12 @@ class SMTPServer(ServerCore):
         options of its own. Raises OSError if it cannot be bound, TypeError for an option that is the same
         for all listeners, ConfigurationError for options that do not go together.
         """
-        self._open()
+        closings = self._open()
         listeners = gevent.get_hub().threadpool.apply(self.binding(port, host, **place))
+        if self.closings != closings:
+            for listener in listeners:
+                listener.close()
+            return self
         for listener in listeners:
             listener.release = gevent.spawn(self._accept, listener).kill
         return self.listening(listeners)
@@ -237,7 +244,9 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        self._open()
+        if self._open() != self.closings:
+            sock.close()
+            return
         connection: Connection | None = self.admit(sock, time.monotonic, **identity)
         if connection is not None:
             try:
@@ -278,7 +287,8 @@ class SMTPServer(ServerCore):
         """Tell `close`."""
         self._empty.set()
 
-    def _open(self) -> None:
+    def _open(self) -> int:
+        """Before anything is served: be as new after a `close`. How often that has begun before."""
         if self._closing is not None:
             self._closing.join()
             self._closing = None
@@ -287,6 +297,10 @@ class SMTPServer(ServerCore):
             self._hub = gevent.get_hub()
             self.lookups = ThreadPool(self.thread_limits["resolver"], self._hub, IDLE)
         self.prepare()
+        closings = self.closings
+        with self._entering:
+            self.managers.enter()
+        return closings
 
     def _accept(self, listener: Listener) -> None:
         hub = gevent.get_hub()
@@ -307,10 +321,13 @@ class SMTPServer(ServerCore):
             done.release()
 
     def _close(self) -> None:
+        self.closings += 1
         for seconds in self.closing():
             self._empty.clear()
             if self.peers:
                 self._empty.wait(seconds)
+        with self._entering:
+            self.managers.leave()
         self._ended.set()
         self.emit("close")
 

@@ -20,6 +20,7 @@ from smtpproto import (
 )
 from smtpproto.extending import single_line
 from smtpproto_server._application import Application
+from smtpproto_server._entering import Managers
 from smtpproto_server._handlers import nearest
 from smtpproto_server._listener import Listener
 from smtpproto_server._log import about
@@ -63,6 +64,9 @@ class ServerCore(Application):
         self._warned: set[str] = set()
         self._asked: frozenset[type[Event]] | None = None
         super().__init__(options, **fields)
+        self.managers: Managers = Managers(self)
+        self.closings: int = 0
+        """How often `close` has begun, which says so: a `listen` that it has overtaken does not listen."""
 
     # --- listening and closing ----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from smtpproto_server._application import EVENTS, Application, is_coroutine_function
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._driver import PARTED, Driver, Wait
+from smtpproto_server._entering import Managers
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS
 from smtpproto_server._listener import Arrival, Listener
 from smtpproto_server._option_fields import LISTENER_OPTIONS, ListenerFields, TlsFields
@@ -32,9 +33,9 @@ from smtpproto_server._worker import Worker
 
 __all__ = [
     "EVENTS", "HOOKS", "LISTENER_OPTIONS", "NEVER", "OPTIONAL_HOOKS", "PARTED", "Application", "Arrival",
-    "Driver", "Identity", "Job", "Listener", "ListenerFields", "MessageStream", "Place", "PlainDriver",
-    "ServerCore",
-    "SocketAddress", "SocketDriver", "Threads", "Timers", "TlsChannel", "TlsContexts", "TlsFields", "Wait",
-    "Worker", "bind_tcp", "bind_unix", "has_octets", "is_coroutine_function", "listener_address", "outcome",
+    "Driver", "Identity", "Job", "Listener", "ListenerFields", "Managers", "MessageStream", "Place",
+    "PlainDriver", "ServerCore", "SocketAddress", "SocketDriver", "Threads", "Timers", "TlsChannel",
+    "TlsContexts", "TlsFields", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets",
+    "is_coroutine_function", "listener_address", "outcome",
     "socket_address",
 ]  # fmt: skip

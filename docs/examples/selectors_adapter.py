@@ -147,16 +147,24 @@ class SMTPServer(ServerCore):
 
     def listen(self, port: int = 0, host: str | None = None, **place: Any) -> Self:
         """Listen on TCP, on a unix socket, or on a bound socket."""
-        self.open()
+        closings = self.open()
         listeners = self.binding(port, host, **place)()
-        for listener in listeners:
-            self.accept_from(listener)
-        return self.listening(listeners)
+        with self.lock:
+            if closings != self.closings:  # `close` has overtaken us
+                for listener in listeners:
+                    listener.close()
+                return self
+            for listener in listeners:
+                self.accept_from(listener)
+            return self.listening(listeners)
 
     def serve_connection(self, sock: socket.socket, **identity: Any) -> None:
         """Serve a connected socket from greeting to close."""
-        self.open()
+        closings = self.open()
         with self.lock:
+            if closings != self.closings:
+                sock.close()
+                return
             connection = self.connect(sock, identity)
             self.change.wait_for(lambda: connection not in self.peers)
 
@@ -165,6 +173,7 @@ class SMTPServer(ServerCore):
         if threading.current_thread() is self.thread:  # a listener for one of the server's events
             threading.Thread(target=self.close).start()
             return
+        self.closings += 1
         with self.lock:
             if self.thread is None or self.is_closing:
                 self.wait_closed()
@@ -177,6 +186,7 @@ class SMTPServer(ServerCore):
         with self.lock:
             for each in (self.hooks, self.lookups, self.selector, self.door):
                 each.close()
+            self.managers.leave()
             self.thread = None
             self.emit("close")
             self.change.notify_all()
@@ -194,13 +204,15 @@ class SMTPServer(ServerCore):
 
     # --- the selector's thread ----------------------------------------------------------------------
 
-    def open(self) -> None:
+    def open(self) -> int:
         """Start it, and what it needs; first let a `close` come to its end."""
+        closings = self.closings
         self.prepare()
         with self.lock:
             if self.is_closing:
                 self.wait_closed()
             if self.thread is None:
+                self.managers.enter()
                 self.hooks = Threads(self.thread_limits["on_data"], "hooks")
                 self.lookups = Threads(self.thread_limits["resolver"], "names")
                 self.selector = selectors.DefaultSelector()
@@ -210,6 +222,7 @@ class SMTPServer(ServerCore):
                 self.is_closing = False
                 self.thread = threading.Thread(target=self.run)
                 self.thread.start()
+        return closings
 
     def run(self) -> None:
         """Wait for all sockets, and for the time."""
