@@ -79,6 +79,9 @@ class Pending:
     def __repr__(self) -> str:
         return "PENDING"
 
+    def __reduce__(self) -> str:
+        return "PENDING"  # a copy is the same object
+
 
 PENDING: Final = Pending()
 """Not decided yet: `decide` follows."""
