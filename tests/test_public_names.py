@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from smtpproto_server.adapting import ServerCore
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -18,6 +20,15 @@ ADAPTERS: Final = ("smtpproto_asyncio", "smtpproto_anyio", "smtpproto_gevent", "
 OWN: Final = ("SMTPServer", "serve", "serve_connection")  # what each adapter has of its own
 MOST: Final[Mapping[str, int]] = {"smtpproto": 60, "smtpproto_server": 15, **dict.fromkeys(ADAPTERS, 20)}
 FOR_AUTHORS: Final = ("smtpproto.extending", "smtpproto_server.adapting")
+# What a server has for the connections of its own adapter; neither programs nor authors are told of it.
+BETWEEN: Final[Mapping[str, frozenset[str]]] = {
+    "smtpproto_asyncio": frozenset({"errors_come_once", "loop", "threads_for"}),
+    "smtpproto_anyio": frozenset({"limiter_for", "token", "wake_at"}),
+    "smtpproto_gevent": frozenset({"lookups"}),
+    "smtpproto_blocking": frozenset(
+        {"connect", "lookups", "pool", "serve", "threads", "timers", "wake", "waker"}
+    ),
+}
 DIRECTIVE: Final = re.compile(
     r"^\.\. (currentmodule|autoclass|autofunction|autodata|autoexception):: ([\w.]+)", re.MULTILINE
 )
@@ -86,3 +97,19 @@ def test_all_that_an_adapter_hands_on_has_its_own_name_elsewhere(module: str) ->
 def test_the_page_on_what_is_public_names_every_module() -> None:
     page = (DOCS / "stability.md").read_text("utf-8")
     assert [module for module in (*MOST, *FOR_AUTHORS) if f"`{module}`" not in page] == []
+
+
+def members_in_the_reference() -> set[str]:
+    """Of SMTPServer, as programs are told."""
+    page = (DOCS / "server.md").read_text("utf-8")
+    return set(re.findall(r"^   \.\. auto(?:method|attribute|property):: (\w+)", page, re.MULTILINE))
+
+
+@pytest.mark.parametrize("module", ADAPTERS)
+def test_a_server_has_what_the_reference_says_and_little_else(module: str) -> None:
+    kind: type[ServerCore] = importlib.import_module(module).SMTPServer
+    members = {name for name in (*dir(kind), *vars(kind())) if not name.startswith("_")}
+    assert members_in_the_reference() - members == set()
+    for_authors = {*dir(ServerCore), *vars(ServerCore()), *ServerCore.__annotations__}
+    own = members - members_in_the_reference() - for_authors
+    assert own - BETWEEN[module] == set()
