@@ -26,7 +26,7 @@ BETWEEN: Final[Mapping[str, frozenset[str]]] = {
     "smtpproto_anyio": frozenset({"limiter_for", "token", "wake_at"}),
     "smtpproto_gevent": frozenset({"lookups"}),
     "smtpproto_blocking": frozenset(
-        {"connect", "lookups", "pool", "serve", "threads", "timers", "wake", "waker"}
+        {"connect", "ending", "lookups", "pool", "serve", "threads", "timers", "wake", "wake_all"}
     ),
 }
 DIRECTIVE: Final = re.compile(
