@@ -130,7 +130,7 @@ def test_what_cannot_be_entered_is_raised_by_listen_and_nothing_is_bound(runtime
         for _ in range(2):
             with pytest.raises(ValueError, match="broken: enter"):
                 listen(server)
-            assert not server.server.addresses()
+            assert not server.server.addresses
             assert diary.notes == [("first", "enter"), ("broken", "enter"), ("first", "exit", *NOTHING)]
             diary.notes.clear()
     assert diary.notes == []
@@ -172,7 +172,7 @@ def test_two_that_listen_at_once_enter_it_once(runtime: Runtime) -> None:
         for each in calls:
             each.result(DEADLINE)
         assert diary.notes == [("own", "enter")]
-        assert len(server.server.addresses()) == 2
+        assert len(server.server.addresses) == 2
     assert diary.notes[1:] == [("own", "exit", *NOTHING)]
 
 
@@ -187,7 +187,7 @@ def test_a_listen_that_is_overtaken_by_close_while_it_enters_does_not_listen(run
         diary.gate.set()
         closing.result(DEADLINE)
         listening.result(DEADLINE)
-        assert not server.server.addresses()
+        assert not server.server.addresses
     assert diary.notes == [("own", "enter"), ("own", "exit", *NOTHING)]
 
 
