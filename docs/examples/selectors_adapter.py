@@ -156,7 +156,7 @@ class SMTPServer(ServerCore):
                 return self
             for listener in listeners:
                 self.accept_from(listener)
-            return self.listening(listeners)
+        return self.listening(listeners)  # not with the lock: a listener may close the server
 
     def serve_connection(self, sock: socket.socket, **identity: Any) -> None:
         """Serve a connected socket from greeting to close."""
