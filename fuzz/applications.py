@@ -91,7 +91,7 @@ class Server(ServerCore):
     def forget(self) -> None:
         """Begin anew, whatever a run that failed has left."""
         self.reported.clear()
-        self.connections.clear()
+        self._sessions.clear()
         self.peers.clear()
         self.counts.update({False: 0, True: 0})
 

@@ -469,7 +469,7 @@ class Script:
         assert not self.broken, self.broken
         assert driver.parted
         assert driver.over_ == 1, "it ended twice"
-        assert not server.connections
+        assert not server.sessions
         assert not server.peers
         assert server.counts == {False: 0, True: 0}
         for error, stage in server.reported:

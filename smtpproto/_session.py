@@ -1,4 +1,4 @@
-# What is known of one connection: session, envelope, addresses' company.
+# What is known of one connection: its session, and the envelope of the present transaction.
 #
 # Values that hooks and events carry. The core writes their fields; an application has `state` and
 # `user` of a Session, and attributes of its own.
@@ -233,7 +233,7 @@ class Session(_Settable[User, State]):
         For what must not delay the reply. Called where the connection runs: it must not block. It is not
         called if the connection ends before its reply is sent. Raises TypeError for a coroutine function.
         """
-        if not callable(call) or inspect.iscoroutinefunction(call):
+        if not callable(call) or any(map(inspect.iscoroutinefunction, (call, type(call).__call__))):
             raise TypeError(f"after_reply takes a plain function, not {call!r}")
         self.after_reply_calls.append(call)
 

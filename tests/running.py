@@ -91,7 +91,7 @@ def running(
             box.drop()  # so that one failure is not followed by others
             raise
         box.close(options.get("close_timeout", 30.0) + DEADLINE)
-        assert not made.connections
+        assert not made.sessions
         assert not made.peers
         assert not box.call(left_over)
     finally:

@@ -119,7 +119,7 @@ def running(
                 box.drop()  # so that one failure is not followed by others
                 raise
             box.close((given.get("close_timeout", 30.0) or 0.0) + DEADLINE)
-            assert not made.connections
+            assert not made.sessions
             assert not made.peers
             left: list[str] = box.call(runtime.left_over)
             assert not left, left

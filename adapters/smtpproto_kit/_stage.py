@@ -171,7 +171,7 @@ class Talk:
             judge(expected, came, closed=closed)
             replies += came
         if not closed:
-            assert self.server.server.connections, "the server has closed"
+            assert self.server.server.sessions, "the server has closed"
         return replies
 
     def play_and_judge(self, application: Application) -> None:

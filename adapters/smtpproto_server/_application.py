@@ -66,8 +66,7 @@ class Application:
                 raise TypeError("give an Options object or its fields, not both")
         self.options: Options = Options(**fields) if options is None else options
         self.log: logging.Logger = LOG
-        self.connections: set[Session] = set()
-        """The live sessions."""
+        self._sessions: set[Session] = set()  # the live ones
         self.peers: set[Any] = set()
         """The connections, those included whose last hook still runs."""
         self.coroutine_hooks: tuple[Hook, ...] = ()
@@ -144,7 +143,7 @@ class Application:
     def on(self, event: str, listener: Callable[..., Any]) -> Self:
         """Call `listener` at each `event`: "listening", "close", "connect" or "error".
 
-        Raises ValueError for another event, TypeError for a coroutine function.
+        Raises ValueError for another event, TypeError for a coroutine function and for what is no function.
         """
         return self._listen_to(event, listener, listener)
 
@@ -169,6 +168,8 @@ class Application:
         return self._listen_to(event, listener, first)
 
     def _listen_to(self, event: str, listener: Callable[..., Any], call: Callable[..., Any]) -> Self:
+        if not callable(listener):  # pyright: ignore[reportUnnecessaryComparison] - callers without types
+            raise TypeError(f"the listener for {event!r} must be a function, not {type(listener).__name__}")
         if is_coroutine_function(listener):
             raise TypeError(f"the listener for {event!r} is a coroutine function, which nobody would await")
         self._listeners_of(event).append(call)
@@ -225,17 +226,17 @@ class Application:
         """A session to go on with, where a thread that cannot be ended keeps this one as it is now."""
         new = successor(session)
         with self.counting:
-            if session in self.connections:
-                self.connections.remove(session)
-                self.connections.add(new)
+            if session in self._sessions:
+                self._sessions.remove(session)
+                self._sessions.add(new)
         return new
 
     def closed(self, session: Session, reason: str, *, refused: bool) -> None:
         """Count a connection out; once, whoever says so first."""
         with self.counting:
-            if session not in self.connections:
+            if session not in self._sessions:
                 return
-            self.connections.discard(session)
+            self._sessions.discard(session)
             self.counts[refused] -= 1
         self.log.debug("%s: closed: %s", session.id, reason, extra=about(session))
         if reason.startswith("PROXY header refused"):

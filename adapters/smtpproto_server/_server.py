@@ -16,6 +16,7 @@ from smtpproto import (
     ExpandRequested,
     HelloRequested,
     HelpRequested,
+    Reject,
     VerifyRequested,
 )
 from smtpproto.extending import single_line
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Unpack
 
-    from smtpproto import Reject, Session
+    from smtpproto import Session
     from smtpproto_server._driver import Driver
     from smtpproto_server._option_fields import ListenerFields, OptionFields
     from smtpproto_server._sockets import SocketAddress
@@ -187,22 +188,24 @@ class ServerCore(Application):
     @property
     def sessions(self) -> tuple[Session, ...]:
         """The live sessions, as they are now."""
-        return tuple(self.connections.copy())
+        return tuple(self._sessions.copy())
 
     def disconnect(self, session: Session, reply: Reject | None = None) -> bool:
         """End a session: `reply` is said, else 421 4.3.2 Server shutting down, and the connection closed.
 
         A hook that runs is cancelled, as by `close` after `close_timeout`. False: the session was over.
         May be called in hooks and listeners and in other threads. Raises ValueError for a `reply` whose
-        code is not 421.
+        code or enhanced code is not one of 421.
         """
-        if reply is not None and reply.code not in (None, 421):
-            raise ValueError(f"a connection is ended with 421, not {reply.code}")
+        if reply is not None:
+            if reply.code not in (None, 421):
+                raise ValueError(f"a connection is ended with 421, not {reply.code}")
+            reply = Reject(421, reply.enhanced, reply.text)  # raises for an enhanced code of class 5
         peers = self.peers.copy()
         found = [peer for peer in peers if peer.session is session]
         if not found:  # a hook that was given up keeps a session that its connection has no more
             found = [peer for peer in peers if peer.session.id == session.id]
-        if not found or found[0].session not in self.connections:
+        if not found or found[0].session not in self._sessions:
             return False
         found[0].disconnect(reply)
         return True
@@ -288,7 +291,7 @@ class ServerCore(Application):
             raise
         if refused:
             driver.refuse()
-        self.connections.add(driver.session)
+        self._sessions.add(driver.session)
         self.peers.add(driver)
         session = driver.session
         self.log.debug("%s: connection from [%s]:%d", session.id, *remote, extra=about(session))

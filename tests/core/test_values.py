@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -214,8 +215,12 @@ def test_after_reply_takes_what_can_be_called(call: Any) -> None:
 def test_after_reply_takes_no_coroutine_function() -> None:
     async def later() -> None: ...
 
-    with pytest.raises(TypeError, match="after_reply takes a plain function, not"):
-        Session().after_reply(later)
+    class Later:
+        async def __call__(self) -> None: ...
+
+    for call in (later, Later(), partial(later)):
+        with pytest.raises(TypeError, match="after_reply takes a plain function, not"):
+            Session().after_reply(call)
 
 
 def test_a_session_is_made_for_a_test_of_a_hook() -> None:

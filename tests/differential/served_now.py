@@ -27,7 +27,7 @@ def play_now(version: Version, talk: Talk, plain: str = "") -> list[tuple[Any, .
     server.stage = stage
     facts = {"options": server.options, "ask": server._questions(), **facts_of_connection(version)}
     runtime = _RUNTIMES[plain](server, stage, facts)
-    server.connections.add(runtime.session)
+    server._sessions.add(runtime.session)
     server.peers.add(runtime)
     if talk.refused:
         runtime.refuse()
@@ -70,12 +70,12 @@ class _Now(Driver):
             self.end_step()
         server = self.server
         self.stage.record.note(
-            "over", self.has_finished, server.counts[False], server.counts[True], len(server.connections)
+            "over", self.has_finished, server.counts[False], server.counts[True], len(server.sessions)
         )
         self.stage.record.note("reports", *self.stage.record.reports)
         self.end_step()
         server.counts.update({False: 0, True: 0})
-        server.connections.clear()
+        server._sessions.clear()
         server.peers.clear()
         return self.stage.record.steps
 

@@ -86,7 +86,7 @@ def test_a_cancelled_server_drops_its_clients_tells_the_application_and_stays_ca
                 await anyio.lowlevel.checkpoint()
                 pytest.fail("the cancellation was swallowed")
         assert scope.cancelled_caught
-        assert not server.connections
+        assert not server.sessions
         for client in clients:
             assert client.rest() == b""
             client.close()

@@ -67,8 +67,8 @@ def test_two_servers_in_one_loop_do_not_mix() -> None:
             assert isinstance(address, tuple)
             reader, writer = await asyncio.open_connection("127.0.0.1", address[1])
             assert await reader.readline() == f"220 {name}.test ESMTP\r\n".encode()
-            assert bool(servers[0].connections) == (name == "a")
-            assert len(server.connections) == 1
+            assert bool(servers[0].sessions) == (name == "a")
+            assert len(server.sessions) == 1
             await server.close()
             writer.close()
             await writer.wait_closed()

@@ -104,7 +104,7 @@ def test_serving_that_is_cancelled_says_so_when_all_is_over(runtime: str, where:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not server.connections
+            assert not server.sessions
             assert not server.peers
             await asyncio.to_thread(client.rest)
         assert seen == (["closed"] if where == "idle" else ["called", "cancelled", "closed"])

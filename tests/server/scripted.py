@@ -388,7 +388,7 @@ class Play:
         assert driver.did[-1] == "finished"
         assert driver.hook is None
         assert not self.server.peers
-        assert not self.server.connections
+        assert not self.server.sessions
         assert self.server.counts[False] == self.server.counts[True] == 0
 
     def error(self) -> tuple[BaseException, str]:

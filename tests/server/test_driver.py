@@ -37,7 +37,7 @@ LAST_WORDS = 5.0  # seconds that the last reply may take
 def test_a_session_from_greeting_to_quit() -> None:
     play = Play()
     session = play.driver.session
-    assert play.server.connections == {session}
+    assert play.server.sessions == (session,)
     assert play.connects == [
         {
             "id": session.id,
@@ -116,7 +116,7 @@ def test_on_close_comes_once_after_the_socket_was_closed_whatever_it_returns(res
     play = Play(on_close=hook)
     play.say(b"QUIT\r\n")
     assert "drop" in play.driver.did
-    assert not play.server.connections
+    assert not play.server.sessions
     assert play.asks("on_close").args == (play.driver.session,)
     play.answer(result)
     play.ends()

@@ -62,7 +62,7 @@ def test_a_plain_hook_that_was_given_up_keeps_its_session_and_never_sees_a_later
     now = play.driver.session
     assert session is first
     assert session is not now
-    assert play.server.connections == {now}
+    assert play.server.sessions == (now,)
     assert (now.id, now.remote_address) == (session.id, session.remote_address)
     assert str(now.envelope.mail_from) == "other@x.test"
     assert [str(each) for each in session.envelope.rcpt_to] == ["b@y.test"]

@@ -66,7 +66,7 @@ def test_every_record_about_a_connection_has_its_id_and_address(
         client.greeted().say("MAIL FROM:<bad@x.test>")
         client.send(DATA + b"x\r\n.\r\n")
         assert [client.reply()[:3] for _ in range(4)] == ["250", "250", "354", "250"]
-        (session,) = server.server.connections
+        (session,) = server.server.sessions
         # Closing now resets the connection.
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()

@@ -153,6 +153,14 @@ def test_a_coroutine_function_is_refused_as_a_listener(listener: Any) -> None:
     server.emit("close")
 
 
+@pytest.mark.parametrize("listener", [None, "text"])
+def test_a_listener_is_something_that_can_be_called(listener: Any) -> None:
+    server: Any = ScriptedServer()
+    for call in (server.on, server.once):
+        with pytest.raises(TypeError, match="the listener for 'close' must be a function, not "):
+            call("close", listener)
+
+
 def test_a_listener_that_raises_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
     server, heard = ScriptedServer(), list[int]()
 
@@ -207,7 +215,7 @@ def test_connections_are_counted_in_and_out_once() -> None:
     server = ScriptedServer(max_clients=2)
     first, second, third = begun(server), begun(server), begun(server)
     assert [each.refused for each in (first, second, third)] == [False, False, True]
-    assert server.connections == {first.session, second.session, third.session}
+    assert set(server.sessions) == {first.session, second.session, third.session}
     server.closed(first.session, "quit", refused=False)
     server.closed(first.session, "aborted", refused=False)
     server.closed(third.session, "refused", refused=True)

@@ -66,6 +66,13 @@ def test_another_code_than_421_is_a_value_error(reply: Any) -> None:
     assert play.say(b"NOOP\r\n") == b"250 2.0.0 OK\r\n"
 
 
+def test_an_enhanced_code_alone_does_not_make_it_another_code() -> None:
+    play = Play()
+    with pytest.raises(ValueError, match=r"enhanced code 5\.7\.1 does not go with 421"):
+        play.server.disconnect(play.driver.session, Reject(None, "5.7.1", "Enough"))
+    assert disconnect(play, Reject(None, "4.7.1", "Enough")) == b"421 4.7.1 Enough\r\n"
+
+
 def test_before_the_greeting_no_enhanced_code_is_sent() -> None:
     play = Play(greeted=False, on_connect=hook)
     assert disconnect(play) == UNCODED_DOWN

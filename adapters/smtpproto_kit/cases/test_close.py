@@ -151,7 +151,7 @@ def test_a_command_that_ends_a_transaction_gets_its_reply(runtime: Runtime, last
 def test_connections_in_the_proxy_header_are_closed_without_a_reply(runtime: Runtime, first: bytes) -> None:
     with running(runtime, use_proxy=True) as server, server.client() as client:
         client.send(first)
-        wait_until(lambda: server.server.connections)
+        wait_until(lambda: server.server.sessions)
         closing = begin_close(server)
         assert client.rest() == b""
         closing.result(DEADLINE)
@@ -165,7 +165,7 @@ def test_connections_in_a_handshake_are_closed_without_a_reply(
     with running(runtime, secure=secure) as server, server.client() as client:
         if not secure:
             assert client.greeted().say("STARTTLS").startswith("220 ")
-        wait_until(lambda: server.server.connections)
+        wait_until(lambda: server.server.sessions)
         client.send(first)
         closing = begin_close(server)
         assert client.rest() == b""
@@ -209,7 +209,7 @@ def test_connections_in_the_lookup_are_told_without_a_code(runtime: Runtime, cor
 
 def test_a_session_in_the_delay_is_told_without_a_code(runtime: Runtime) -> None:
     with running(runtime, early_talker_delay=60) as server, server.client() as client:
-        wait_until(lambda: server.server.connections)
+        wait_until(lambda: server.server.sessions)
         closing = begin_close(server)
         assert client.replies() == [UNCODED_DOWN]
         client.close()
@@ -510,7 +510,7 @@ def test_listening_after_close_is_as_on_a_new_server(runtime: Runtime) -> None:
         for times in (1, 2, 3):
             with server.client().greeted() as client:
                 assert client.say("MAIL FROM:<a@x>") == "250 2.1.0 Accepted"
-                assert len(server.server.connections) == 1
+                assert len(server.server.sessions) == 1
                 client.send(b"QUIT\r\n")
                 client.rest()
             server.close()

@@ -96,7 +96,7 @@ def test_a_hook_that_will_not_be_cancelled_does_not_keep_the_server_open(
         if place == "on_close":
             assert client.reply() == "221 2.0.0 Bye"
         close_in_time(server)
-        assert not server.server.connections
+        assert not server.server.sessions
         assert not server.server.peers
         assert place == "on_close" or not any("2.6.0" in reply for reply in client.replies())
         server.call(lambda: server.server.listen(0, "127.0.0.1"))  # as on a new server

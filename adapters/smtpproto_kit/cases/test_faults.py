@@ -242,7 +242,7 @@ def test_a_peer_that_sends_an_octet_now_and_then_is_not_waited_for_for_ever(
         with contextlib.suppress(ConnectionError):
             while not any(b"421" in part for part in heard(client)):
                 client.send(next(slowly))
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
     assert store.messages == []
 
 
@@ -313,7 +313,7 @@ def test_a_plain_hook_that_has_not_begun_when_its_connection_is_lost_never_does(
             second = server.client().greeted()
             second.send(b"MAIL FROM:<abc@x>\r\n")
             break_off(second, "reset")
-            wait_until(lambda: len(server.server.connections) == 1)
+            wait_until(lambda: len(server.server.sessions) == 1)
             release.set()
             assert first.reply() == "250 2.1.0 Accepted"
     assert called == [3]

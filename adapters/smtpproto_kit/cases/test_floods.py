@@ -202,7 +202,7 @@ def test_connections_that_come_and_go_leave_nothing_behind(runtime: Runtime, sec
             last.rest()
         wait_until(lambda: not server.server.peers)
         wait_until(lambda: descriptors() <= before)
-        assert not server.server.connections
+        assert not server.server.sessions
         with contextlib.ExitStack() as stack:  # the count for max_clients is right again
             for _ in range(70):
                 client = stack.enter_context(server.client(tls=secure))

@@ -135,7 +135,7 @@ def test_a_proxy_header_is_read_where_the_listener_says_so(runtime: Runtime) -> 
             assert client.reply() == GREETING
             assert client.say("EHLO a").startswith("250-mx.test Nice to meet you, [192.0.2.7]")
             assert client.say("STARTTLS").startswith("503 ")
-            (session,) = [each for each in server.server.connections if each.listener]
+            (session,) = [each for each in server.server.sessions if each.listener]
             assert (session.listener, session.secure, session.remote_address) == (
                 "proxied",
                 True,

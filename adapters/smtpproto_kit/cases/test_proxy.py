@@ -163,7 +163,7 @@ def test_the_peer_is_judged_as_the_application_says_who_it_is(runtime: Runtime) 
             with Client(sock=theirs) as client:
                 client.send(header)
                 assert "XCLIENT" in client.greeted().say("EHLO a")
-                (session,) = server.server.connections
+                (session,) = server.server.sessions
                 assert session.remote_address == "198.51.100.7"
             serving.result(DEADLINE)
 
@@ -202,10 +202,10 @@ def test_a_hello_of_tls_right_behind_the_header_is_taken(runtime: Runtime, heade
 def test_max_clients_counts_those_in_the_header(runtime: Runtime) -> None:
     with running(runtime, use_proxy=True, max_clients=1) as server:
         with server.client():
-            wait_until(lambda: server.server.connections)
+            wait_until(lambda: server.server.sessions)
             with begun(server, V1) as surplus:
                 assert surplus.replies() == ["421 mx.test Too many connected clients, try again in a moment"]
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
         with begun(server, V1) as client:
             assert client.reply() == GREETING
 
@@ -220,7 +220,7 @@ def test_who_is_secured_upstream_is_secure(runtime: Runtime) -> None:
     with running(runtime, use_proxy=True, tls_upstream=True, secure=True, on_secure=on_secure) as server:
         with begun(server, V1).greeted() as client:
             assert client.say("STARTTLS") == "503 5.5.1 Error: TLS already active"
-            (session,) = server.server.connections
+            (session,) = server.server.sessions
             assert session.secure
     assert not asked
 
@@ -265,7 +265,7 @@ def test_xclient_is_not_for_everybody(runtime: Runtime, allowed: Any) -> None:
             assert "XFORWARD" not in ehlo
             assert client.say("XCLIENT ADDR=198.51.100.7") == NOT_ALLOWED
             assert client.say("XFORWARD ADDR=198.51.100.7") == NOT_ALLOWED
-            (session,) = server.server.connections
+            (session,) = server.server.sessions
             assert session.remote_address == "127.0.0.1"
 
 
@@ -294,7 +294,7 @@ def test_xclient_login_asks_on_auth(runtime: Runtime, known: bool) -> None:
         client.send(b"XCLIENT LOGIN=ann\r\n")
         if known:
             assert client.reply() == GREETING
-            (session,) = server.server.connections
+            (session,) = server.server.sessions
             assert session.user == "ann"
         else:
             assert client.replies() == ["550 5.7.8 Authentication credentials invalid"]
@@ -360,7 +360,7 @@ def test_the_first_name_that_a_resolver_gives_is_the_clients(runtime: Runtime, c
         client.send(V1)
         assert client.reply() == GREETING
         assert client.say("HELO a") == "250 mx.test Nice to meet you, mail.client.test"
-        (session,) = server.server.connections
+        (session,) = server.server.sessions
         assert session.client_hostname == "mail.client.test"
         assert server.connects[0]["client_hostname"] == "mail.client.test"
     assert resolver.asked == ["198.51.100.7"]

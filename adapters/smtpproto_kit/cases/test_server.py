@@ -288,7 +288,7 @@ def test_a_connected_socket_is_served_without_listening(runtime: Runtime) -> Non
         assert client.rest() == b""
         assert serving.result(DEADLINE) is None
         assert ours.fileno() == -1
-        assert not server.server.connections
+        assert not server.server.sessions
         (session,) = diary.closed
         assert (session.id, session.local_address, session.local_port) == ("mine", "192.0.2.25", 26)
         assert (session.remote_address, session.remote_port) == ("198.51.100.1", 27)
@@ -303,7 +303,7 @@ def test_what_an_identity_leaves_open_the_socket_says(runtime: Runtime) -> None:
             serve = partial(server.server.serve_connection, ours, remote_address="198.51.100.2")
             serving = server.start(serve)
             assert client.reply() == GREETING
-            (session,) = server.server.connections
+            (session,) = server.server.sessions
             assert (session.local_address, session.local_port) == listener.getsockname()
             assert session.remote_address == "198.51.100.2"
             assert session.remote_port == client.sock.getsockname()[1]
@@ -317,7 +317,7 @@ def test_a_connection_that_is_served_is_counted_and_closed_like_any_other(runtim
             with pair() as (ours, client), pair() as (other, surplus):
                 serving = server.start(partial(server.server.serve_connection, ours))
                 assert client.reply() == GREETING
-                assert len(server.server.connections) == 1
+                assert len(server.server.sessions) == 1
                 refusing = server.start(partial(server.server.serve_connection, other))
                 assert surplus.replies() == [FULL]
                 surplus.close()
@@ -327,7 +327,7 @@ def test_a_connection_that_is_served_is_counted_and_closed_like_any_other(runtim
                 client.close()
                 serving.result(DEADLINE)
                 closing.result(DEADLINE)
-            assert not server.server.connections
+            assert not server.server.sessions
     assert len(diary.connected) == 2
     assert len(diary.closed) == 4
 
@@ -369,7 +369,7 @@ def test_serving_that_is_cancelled_ends_the_connection_and_calls_on_close(
         client.rest()
         wait_until(lambda: "closed" in seen)
         wait_until(lambda: not server.server.peers)
-        assert not server.server.connections
+        assert not server.server.sessions
     assert seen == (["closed"] if where == "idle" else ["called", "cancelled", "closed"])
 
 
@@ -387,7 +387,7 @@ def test_a_socket_that_is_dead_already_is_no_accident(runtime: Runtime, family: 
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         theirs.close()
         server.call(lambda: server.server.serve_connection(ours))
-        assert not server.server.connections
+        assert not server.server.sessions
         assert not server.errors
         assert len(diary.closed) == 1
 
@@ -470,7 +470,7 @@ def test_serve_connection_serves_one_with_a_server_of_its_own(runtime: Runtime, 
 def test_connect_tells_who_is_there_and_connections_holds_the_sessions(runtime: Runtime) -> None:
     with running(runtime) as server:
         with server.client().greeted() as first, server.client().greeted() as second:
-            one, two = server.server.connections
+            one, two = server.server.sessions
             assert {info["id"] for info in server.connects} == {one.id, two.id}
             info = server.connects[0]
             assert info["remote_address"] == info["local_address"] == "127.0.0.1"
@@ -480,9 +480,9 @@ def test_connect_tells_who_is_there_and_connections_holds_the_sessions(runtime: 
             assert info["host_name_appears_as"] == ""
             assert first.say("QUIT") == BYE
             assert first.rest() == b""
-            wait_until(lambda: len(server.server.connections) == 1)
+            wait_until(lambda: len(server.server.sessions) == 1)
             assert second.say("NOOP") == OK
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
     assert len(server.connects) == 2
 
 
@@ -540,7 +540,7 @@ def test_max_clients_are_served_and_the_others_told(runtime: Runtime, secure: bo
             wait_until(lambda: len(diary.closed) == 3)
             assert second.say("QUIT") == BYE
             second.rest()
-            wait_until(lambda: len(server.server.connections) == 1)
+            wait_until(lambda: len(server.server.sessions) == 1)
             with server.client(tls=secure).greeted():
                 pass
         wait_until(lambda: len(diary.closed) == 6)
@@ -551,10 +551,10 @@ def test_max_clients_are_served_and_the_others_told(runtime: Runtime, secure: bo
 def test_who_has_not_shaken_hands_yet_counts(runtime: Runtime) -> None:
     with running(runtime, max_clients=1, secure=True) as server:
         with server.client():
-            wait_until(lambda: server.server.connections)
+            wait_until(lambda: server.server.sessions)
             with server.client(tls=True) as surplus:
                 assert surplus.replies() == [FULL]
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
         with server.client(tls=True) as client:
             assert client.reply() == GREETING
 
@@ -562,7 +562,7 @@ def test_who_has_not_shaken_hands_yet_counts(runtime: Runtime) -> None:
 def test_under_tls_only_so_many_refusals_are_pending(runtime: Runtime) -> None:
     with running(runtime, max_clients=1, secure=True) as server, server.client(tls=True).greeted():
         with server.client() as pending:
-            wait_until(lambda: len(server.server.connections) == 2)
+            wait_until(lambda: len(server.server.sessions) == 2)
             with server.client() as silent:
                 assert silent.rest() == b""
             pending.start_tls()
@@ -595,6 +595,6 @@ def test_what_was_said_before_a_half_close_is_answered(runtime: Runtime) -> None
             assert client.reply() == GREETING
             client.end()
             assert client.replies() == []
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
         assert not server.errors
     assert came == [b"hi\r\n"]

@@ -114,7 +114,7 @@ def test_octets_that_came_before_the_loss_are_handed_out_first(runtime: Runtime,
         client.end()
         gate.open()
         client.rest()
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
     assert seen == ["called", b"one\r", b"\n", "connection_lost"]
 
 

@@ -197,7 +197,7 @@ def test_a_client_that_reads_no_replies_runs_into_socket_timeout(
         assert client.reply() == GREETING
         with contextlib.suppress(ConnectionError):
             client.send(b"EHLO a\r\n" * 500 + b"NOOP\r\n" * more)
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
         assert client.rest().count(b"250 ") < 500  # or it would have read them all
         assert not server.errors
 
@@ -220,9 +220,9 @@ def test_a_proxy_header_that_drips_is_not_waited_for(runtime: Runtime) -> None:
     options: dict[str, Any] = {**NEVER, "proxy_timeout": SHORT}
     with running(runtime, use_proxy=True, **options) as server, server.client() as client, Watch():
         client.send(b"PROXY UNKNOWN ")
-        wait_until(lambda: server.server.connections)
+        wait_until(lambda: server.server.sessions)
         with contextlib.suppress(ConnectionError):  # it has closed
-            type_until(client, b"x", lambda: not server.server.connections)
+            type_until(client, b"x", lambda: not server.server.sessions)
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -313,7 +313,7 @@ def test_a_resolver_that_hangs_is_waited_for_so_long(
             with Watch(), server.client() as client:
                 assert client.reply() == expected
                 if expected == GREETING:
-                    (session,) = server.server.connections
+                    (session,) = server.server.sessions
                     assert session.client_hostname == "[127.0.0.1]"
             assert not server.errors
         finally:

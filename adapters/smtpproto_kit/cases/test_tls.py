@@ -182,11 +182,11 @@ def test_each_name_gets_its_certificate(runtime: Runtime, secure: bool) -> None:
         for name in ("shop.test", "xn--bcher-kva.test", "own.test", "mx.test"):
             with upgraded(server, secure, name=name) as client:
                 assert client.say("NOOP") == OK
-                (session,) = server.server.connections
+                (session,) = server.server.sessions
                 assert session.servername == name
                 assert client.say("QUIT") == "221 2.0.0 Bye"
                 client.rest()
-            wait_until(lambda: not server.server.connections)
+            wait_until(lambda: not server.server.sessions)
         assert not server.errors
         with pytest.raises(ssl.SSLCertVerificationError):
             upgraded(server, secure, name="other.test")
@@ -230,18 +230,18 @@ def test_client_certificates(runtime: Runtime, secure: bool, reject: bool) -> No
 
         with upgraded(server, secure, trusting("user@mx.test")) as client:
             assert client.say("NOOP") == OK
-            (session,) = server.server.connections
+            (session,) = server.server.sessions
             assert session.peer_certificate is not None
             assert ("email", "user@mx.test") in session.peer_certificate["subjectAltName"]
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
         is_refused(trusting("user@mx.test", STRANGER))
         if reject:
             is_refused(trusting())
         else:
-            wait_until(lambda: not server.server.connections)
+            wait_until(lambda: not server.server.sessions)
             with upgraded(server, secure) as client:
                 assert client.say("NOOP") == OK
-                (session,) = server.server.connections
+                (session,) = server.server.sessions
                 assert session.peer_certificate is None
 
 
@@ -360,7 +360,7 @@ def test_garbage_in_place_of_a_handshake_closes_without_a_reply(
         assert info["stage"] == "tls"
         assert info["remote_address"] == "127.0.0.1"
         assert not info["session"].secure
-        wait_until(lambda: not server.server.connections)
+        wait_until(lambda: not server.server.sessions)
 
 
 @modes
@@ -413,7 +413,7 @@ def test_an_end_within_a_message_is_a_lost_connection(runtime: Runtime, polite: 
             else:
                 client.end()
             wait_until(lambda: seen)
-            wait_until(lambda: not server.server.connections)
+            wait_until(lambda: not server.server.sessions)
     assert seen == ["connection_lost"]
 
 
