@@ -39,7 +39,7 @@ _LOGIN: Final = {"auth_optional": False, "lmtp": False}
 SCHEMES: Final[Mapping[str, Scheme]] = {
     "smtp": Scheme(25, {"secure": False, "lmtp": False}),
     "smtps": Scheme(465, {"secure": True, "lmtp": False}),
-    "submission": Scheme(587, {"needs_upgrade": True, **_LOGIN}),
+    "submission": Scheme(587, {"secure": False, "needs_upgrade": True, **_LOGIN}),
     "submissions": Scheme(465, {"secure": True, **_LOGIN}),
     "lmtp": Scheme(24, {"lmtp": True}),
 }

@@ -175,5 +175,6 @@ def test_a_url_says_where_to_listen(url: str, place: str, name: str) -> None:
 def test_what_a_table_says_wins_over_its_scheme() -> None:
     table = {"url": "submission://*", "name": "mine", "auth_optional": True, "size": "none"}
     assert by_table(table, "x.toml").own == {
-        "name": "mine", "auth_optional": True, "lmtp": False, "needs_upgrade": True, "size": None,
+        "name": "mine", "auth_optional": True, "lmtp": False, "needs_upgrade": True, "secure": False,
+        "size": None,
     }  # fmt: skip
