@@ -69,7 +69,7 @@ class Command:
     """Refused by `needs_upgrade` while the session is not secure."""
     needs_login: bool = False
     counted: bool = True
-    """Counts as a command without a login; AUTH has a count of its own, QUIT none."""
+    """Counts towards the limit of commands without a login; AUTH has a limit of its own."""
     ends_group: bool = False
     """RFC 2920 §3.2: its reply, and all before it, must not wait for what follows."""
 
@@ -154,7 +154,7 @@ class Core:
         self.out.append(reply.spellings[self.coded])
 
     def conclude(self, reply: Reply) -> None:
-        """Queue the reply an application chose; its 421 is a last word everywhere."""
+        """Queue the reply an application chose; a 421 always closes the connection."""
         self.say(reply)
         if reply.code == 421:  # noqa: PLR2004 - RFC 5321 §4.2.2
             self.close("refused with 421")

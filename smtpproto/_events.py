@@ -263,7 +263,10 @@ class HelpRequested(Event):
 
 @frozen
 class CommandRequested(Event):
-    """A verb the core does not know. Accept with any 2yz; refusal: 500; None: not yours, 500, counted."""
+    """A verb the core does not know or does not implement. Accept with any 2yz; refusal: 500 or 502.
+
+    None: it is not yours. The reply is the same, and counts as an unknown command.
+    """
 
     takes: ClassVar[tuple[type[Decision] | None, ...]] = (Accept, Reject, None)
     verb: str

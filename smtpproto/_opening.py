@@ -91,7 +91,7 @@ def turn_away(core: Core) -> None:
 
 
 def _too_soon(core: Core) -> None:
-    """RFC 5321 §4.3.1: the client waits for the greeting; one that does not is a robot."""
+    """RFC 5321 §4.3.1: the client waits for the greeting; one that does not is probably a spambot."""
     core.say_last(say.too_soon(core.options.host), "the client talked before the greeting")
 
 

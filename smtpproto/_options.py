@@ -1,4 +1,4 @@
-# What the core can be told.
+# The options of the core.
 #
 # A ProtocolOptions object that exists is valid: unknown names raise TypeError, wrong values ValueError
 # naming the option, and values are kept in one form (tuples, upper case, one line). Adapters add

@@ -1,6 +1,6 @@
 # Which peers are trusted to say who a client is (PROXY, XCLIENT, XFORWARD).
 #
-# An address that cannot be read is never trusted, and an IPv4 address in IPv6 clothes is the
+# An address that cannot be read is never trusted, and an IPv4-mapped IPv6 address is the
 # IPv4 address: on a dual-stack socket every IPv4 peer comes so (RFC 4291 §2.5.5.2).
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Credentials(Value):
         self.username: str = username
         """Who wants to log in."""
         self.password: str | None = password
-        """What PLAIN and LOGIN say; None for mechanisms that do not tell it."""
+        """The password of PLAIN and LOGIN; None for mechanisms that do not send it."""
         self.response: bytes | None = None
         """What the client answered to a Challenge of the application's own."""
 
@@ -94,7 +94,7 @@ class LoginCredentials(Credentials):
 
 
 class CramMd5Credentials(Credentials):
-    """CRAM-MD5 (RFC 2195): proof of a password that is not told."""
+    """CRAM-MD5 (RFC 2195): proof of a password that is never sent."""
 
     __slots__ = ("challenge", "challenge_response")
 

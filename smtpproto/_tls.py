@@ -1,4 +1,4 @@
-# What is known of a TLS session, for the core and for those who ask.
+# Facts about a TLS session: what `tls_established` takes, and what `session.tls_options` has.
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class Connection(SocketDriver):
             self._struck = True
             self.resume(error=error)
         elif self.task.cancelling() > self._foreign_cancels:
-            # Somebody else's wish: the loop is ending. What is left is to tell the application.
+            # Cancelled from outside: the loop is ending. What is left is to tell the application.
             self._foreign_cancels = self.task.cancelling()
             self.lose()
 
