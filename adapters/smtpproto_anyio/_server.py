@@ -410,7 +410,7 @@ class SMTPServer(ServerCore):
 
     def disconnect(self, session: Session, reply: Reject | None = None) -> bool:
         """See `ServerCore`; in another thread it waits for the event loop to do it."""
-        if self._thread in (0, get_ident()):
+        if self._thread in (0, get_ident()) or not self.peers:  # without them the loop may have ended
             return super().disconnect(session, reply)
         return from_thread.run_sync(super().disconnect, session, reply, token=self.token)
 

@@ -203,7 +203,8 @@ class ServerCore(Application):
             reply = Reject(421, reply.enhanced, reply.text)  # raises for an enhanced code of class 5
         peers = self.peers.copy()
         found = [peer for peer in peers if peer.session is session]
-        if not found:  # a hook that was given up keeps a session that its connection has no more
+        if not found and session.close_reason is None:
+            # A hook that was given up keeps a session that its connection has no more.
             found = [peer for peer in peers if peer.session.id == session.id]
         if not found or found[0].session not in self._sessions:
             return False

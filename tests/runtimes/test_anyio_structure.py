@@ -18,7 +18,7 @@ from smtpproto_anyio import SMTPServer, serve, serve_connection
 from smtpproto_kit import DATA, DEADLINE, Client, wait_until
 
 if TYPE_CHECKING:
-    from smtpproto import Address
+    from smtpproto import Address, Session
     from smtpproto_server import AsyncStream
 
 backends: Final = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -42,6 +42,25 @@ def test_serve_says_when_it_is_bound_and_ends_when_it_is_closed(backend: str) ->
             client.close()
 
     anyio.run(main, backend=backend)
+
+
+@backends
+def test_a_session_of_a_loop_that_has_ended_is_over(backend: str) -> None:
+    server = SMTPServer(**QUIET)
+
+    async def main() -> Session:
+        async with server:
+            await server.listen(0, "127.0.0.1")
+            client = await to_thread.run_sync(lambda: Client(port_of(server)).greeted())
+            (session,) = server.sessions
+            client.close()
+        return session
+
+    session, ended = anyio.run(main, backend=backend), list[bool]()
+    thread = threading.Thread(target=lambda: ended.append(server.disconnect(session)))
+    thread.start()
+    thread.join(DEADLINE)
+    assert ended == [False]
 
 
 @backends

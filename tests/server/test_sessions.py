@@ -166,6 +166,15 @@ def test_of_two_sessions_with_one_id_the_one_that_is_given_is_ended() -> None:
     assert not other.stopping
 
 
+def test_a_session_that_is_over_does_not_stand_for_a_later_one_with_its_id() -> None:
+    play = Play()
+    session = play.driver.session
+    play.lose()
+    other = play.server.begin(None, ("192.0.2.25", 25), ("192.0.2.1", 1), lambda: 0.0, session.id)
+    assert not play.server.disconnect(session)
+    assert not other.stopping
+
+
 def test_a_session_of_nobody_is_over() -> None:
     assert not Play().server.disconnect(Session("192.0.2.1"))
 
