@@ -118,7 +118,7 @@ class Application:
     def _check_hook(self, name: str, hook: Any) -> None:
         check_hook(name, hook)
         if not self.coroutines and any(map(is_coroutine_function, parts_of(hook))):
-            raise TypeError(f"{name} is a coroutine function; {type(self).__module__} takes plain functions")
+            raise TypeError(f"{name} is a coroutine function; this runtime takes plain functions")
 
     def is_coroutine(self, hook: Hook) -> bool:
         """Whether a hook gives a coroutine when called, in a runtime that can run it."""

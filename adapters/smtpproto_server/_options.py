@@ -35,12 +35,6 @@ def _any(value: Any) -> Any:
     return value
 
 
-def _hook(value: Any) -> Any:
-    if value is not None and not callable(value):
-        raise ValueError("must be a function")
-    return value
-
-
 def _resolver(value: Any) -> Any:
     if value is None:
         return None
@@ -133,19 +127,19 @@ class Options(smtpproto.ProtocolOptions):
     # Hooks
     handler: object = option(_any, None, secret=True)
     """An object whose `on_*` methods are the hooks that are not given otherwise."""
-    on_connect: OnSession | None = option(_hook, None, secret=True)
-    on_secure: OnSecure | None = option(_hook, None, secret=True)
-    on_auth: OnAuth | None = option(_hook, None, secret=True)
-    on_mail_from: OnAddress | None = option(_hook, None, secret=True)
-    on_rcpt_to: OnAddress | None = option(_hook, None, secret=True)
-    on_data: OnData | None = option(_hook, None, secret=True)
-    on_close: OnClose | None = option(_hook, None, secret=True)
-    on_helo: OnTwoTexts | None = option(_hook, None, secret=True)
-    on_data_start: OnSession | None = option(_hook, None, secret=True)
-    on_vrfy: OnText | None = option(_hook, None, secret=True)
-    on_expn: OnText | None = option(_hook, None, secret=True)
-    on_help: OnText | None = option(_hook, None, secret=True)
-    on_command: OnTwoTexts | None = option(_hook, None, secret=True)
+    on_connect: OnSession | None = option(_any, None, secret=True)
+    on_secure: OnSecure | None = option(_any, None, secret=True)
+    on_auth: OnAuth | None = option(_any, None, secret=True)
+    on_mail_from: OnAddress | None = option(_any, None, secret=True)
+    on_rcpt_to: OnAddress | None = option(_any, None, secret=True)
+    on_data: OnData | None = option(_any, None, secret=True)
+    on_close: OnClose | None = option(_any, None, secret=True)
+    on_helo: OnTwoTexts | None = option(_any, None, secret=True)
+    on_data_start: OnSession | None = option(_any, None, secret=True)
+    on_vrfy: OnText | None = option(_any, None, secret=True)
+    on_expn: OnText | None = option(_any, None, secret=True)
+    on_help: OnText | None = option(_any, None, secret=True)
+    on_command: OnTwoTexts | None = option(_any, None, secret=True)
     sync_hooks: Literal["thread", "inline"] = option(Check.one_of("thread", "inline"), "thread")
     """Where coroutine runtimes call plain hooks: in a thread, or in the loop (never `on_data`)."""
     hook_threads: int = option(Check.count(1), 64)

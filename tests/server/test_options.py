@@ -40,7 +40,7 @@ def test_the_name_is_the_machine_s_unless_it_is_given(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", [*HOOKS, *OPTIONAL_HOOKS])
 def test_a_hook_is_a_function(name: str) -> None:
     wrong: dict[str, Any] = {name: "on_data"}
-    with pytest.raises(ValueError, match=f"{name} must be a function"):
+    with pytest.raises(TypeError, match=f"^{name} must be a function, not str$"):
         Options(**wrong)
     right: dict[str, Any] = {name: print}
     assert getattr(Options(**right), name) is print

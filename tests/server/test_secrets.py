@@ -130,7 +130,7 @@ def test_no_key_password_or_object_of_the_application_is_in_the_repr_of_options(
 )
 def test_an_error_about_such_an_option_names_the_type_of_its_value(wrong: dict[str, Any]) -> None:
     (name,) = wrong
-    with pytest.raises(ValueError, match=rf"^{name} must .*, not {type(wrong[name]).__name__}$"):
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must .*, not {type(wrong[name]).__name__}$"):
         Options(**wrong)
 
 
