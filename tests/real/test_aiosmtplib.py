@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
 
@@ -10,20 +11,34 @@ import aiosmtplib
 import pytest
 
 from real.receiving import MESSAGE, PASSWORD, USER, receiving
+from smtpproto_kit import DEADLINE
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from real.conftest import Trust
     from real.receiving import Receiving
 
 BOB = ["bob@example.org"]
 PATIENCE = 10.0  # seconds
+TICK = 0.001  # seconds between two looks at a condition
 
 
-def client(server: Receiving, trust: Trust, *, starttls: bool = False, tls: bool = False) -> aiosmtplib.SMTP:
-    return aiosmtplib.SMTP(
+@asynccontextmanager
+async def client(
+    server: Receiving, trust: Trust, *, starttls: bool = False, tls: bool = False
+) -> AsyncGenerator[aiosmtplib.SMTP]:
+    """A client. At the end it has said QUIT, and its socket is closed, which TLS does some turns later."""
+    smtp = aiosmtplib.SMTP(
         hostname="localhost", port=server.port, local_hostname="client.test", timeout=PATIENCE,
         start_tls=starttls, use_tls=tls, tls_context=trust.context if starttls or tls else None,
     )  # fmt: skip
+    async with smtp:
+        sock = None if smtp.transport is None else smtp.transport.get_extra_info("socket")
+        yield smtp
+    async with asyncio.timeout(DEADLINE):
+        while sock is not None and sock.fileno() >= 0:  # noqa: ASYNC110 - nobody says when
+            await asyncio.sleep(TICK)
 
 
 @pytest.mark.parametrize("how", ["", "starttls", "tls"])
