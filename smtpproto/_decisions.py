@@ -204,7 +204,8 @@ def _check(kind: str, code: int | None, codes: range, enhanced: str | None, clas
     if enhanced is None:
         return
     if ENHANCED.fullmatch(enhanced) is None:
-        raise ValueError(f"{enhanced!r} is not an enhanced status code (RFC 3463 §2)")
+        such = f"such as {classes[-1]}.7.1 (RFC 3463 §2)"
+        raise ValueError(f"{enhanced!r} is not an enhanced status code {such}; a text is text=...")
     allowed = classes if code is None else str(code)[0]
     if enhanced[0] not in allowed:
         raise ValueError(f"{kind}: enhanced code {enhanced} does not go with {code or 'class ' + classes}")

@@ -62,15 +62,16 @@ def by_url(url: str, origin: str = "--listen", own: Mapping[str, Any] | None = N
     """Where a URL says, with what its scheme stands for, and what the listener has of its `own`."""
     scheme, marked, rest = url.partition("://")
     if not marked or scheme not in SCHEMES:
-        schemes = ", ".join(SCHEMES)
-        raise Fault(
-            f"{origin}: {url!r} is no SCHEME://HOST:PORT or SCHEME://unix:PATH; schemes are {schemes}"
-        )
+        near = get_close_matches(scheme.lower(), SCHEMES, n=1) if marked else []
+        hint = f"did you mean {near[0]}://?" if near else f"schemes are {', '.join(SCHEMES)}"
+        raise Fault(f"{origin}: {url!r} is no SCHEME://HOST:PORT or SCHEME://unix:PATH; {hint}")
     origin = f"{origin}: {url}"
     port, options = SCHEMES[scheme]
     given = {"name": scheme, **options, **(own or {})}
     if rest.startswith("unix:"):
         return Place(path=_text(rest.removeprefix("unix:"), "path", origin), own=given, origin=origin)
+    if len(rest) > 1 and rest.startswith("/"):
+        raise Fault(f"{origin}: {rest!r} is not HOST:PORT; a unix socket is {scheme}://unix:{rest}")
     found = HOST_PORT.fullmatch(rest)
     if found is None or not _is_ipv6(found["ipv6"]):
         raise Fault(f"{origin}: {rest!r} is not HOST:PORT; an IPv6 address stands in brackets: [::1]:{port}")

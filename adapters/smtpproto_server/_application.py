@@ -294,7 +294,7 @@ def _check_options(options: object) -> None:
     """Raise TypeError for what are not the options of a server."""
     if isinstance(options, Options):
         return
-    kind = type(options)
+    kind = options if isinstance(options, type) else type(options)
     name = f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
     if isinstance(options, ProtocolOptions):
         raise TypeError(f"{name} has the core's options only; a server takes smtpproto_server.Options")

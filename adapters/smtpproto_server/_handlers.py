@@ -124,7 +124,7 @@ def check_handler(handler: Any) -> None:
 def check_names(owner: object) -> None:
     """Raise TypeError if a method is called like a hook and is none."""
     for name in dir(owner):
-        if name.startswith("on_") and not is_hook(name) and callable(getattr(owner, name, None)):
+        if _like_a_hook(name) and not is_hook(name) and callable(getattr(owner, name, None)):
             raise TypeError(f"{type(owner).__qualname__}.{name} is no hook; {_meant(name)}")
 
 
@@ -163,7 +163,18 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else ""
 
 
+def _like_a_hook(name: str) -> bool:
+    return name.startswith("on_") or name.lower() in _RUN_TOGETHER
+
+
+_RUN_TOGETHER: Final = {
+    name.replace("_", ""): name for name in (*HOOKS, *OPTIONAL_HOOKS)
+}  # onRcptTo in lower case
+
+
 def _meant(name: str) -> str:
+    if hook := _RUN_TOGETHER.get(name.lower()):
+        return f"did you mean {hook}?"
     return nearest(name, (*HOOKS, *OPTIONAL_HOOKS)) or _known_hooks()
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from smtpproto import ACCEPT, Accept, Challenge, Decision, Reject, SmtpProtoError
@@ -87,11 +88,12 @@ def _text_accepts(_name: str, value: Any, _auth: Credentials | None) -> Decision
 def _user_accepts(name: str, value: Any, auth: Credentials | None) -> Decision:
     """None, False and "" are no success: a hook that forgets to return lets nobody in.
 
-    Nor is an exception or a class a user, such as one that was to be raised or made.
+    Nor is an exception or a class a user, such as one that was to be raised or made, nor what was to be
+    awaited: `return check(auth)` would let everybody in.
     """
     if isinstance(value, Challenge):
         return value
-    if isinstance(value, BaseException | type):
+    if isinstance(value, BaseException | type | Awaitable):
         raise _no_reading(name, value)
     if not value:
         return ACCEPT  # an Accept without user is a refusal here
@@ -107,5 +109,14 @@ _READINGS: Final[Mapping[str, Callable[[str, Any, Credentials | None], Decision 
 }
 
 
+_ALSO: Final[Mapping[str, str]] = {
+    "on_auth": ", Accept, Reject, Challenge, True or a user",
+    "on_data": ", a text, Accept or Reject, in LMTP a list of these",
+}
+
+
 def _no_reading(name: str, value: Any) -> HookError:
-    return HookError(f"{name} returned {type(value).__name__}; it may return None, Accept or Reject")
+    kind = type(value).__name__
+    if isinstance(value, Awaitable):
+        return HookError(f"{name} returned {kind}, which must be awaited: is there an `await` missing?")
+    return HookError(f"{name} returned {kind}; it may return None{_ALSO.get(name, ', Accept or Reject')}")

@@ -62,6 +62,8 @@ def bind_tcp(host: str | None, port: int, backlog: int) -> list[socket.socket]:
 
     Raises OSError if one cannot be bound.
     """
+    if not isinstance(port, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
+        raise TypeError(f"the port comes first, then the host, and it is a number, not {port!r}")
     wanted = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in wanted))
     # With port 0 the first address gets a free port that the others may find taken.

@@ -46,6 +46,9 @@ PLACES: Final = {
 WHERE: Final = "give url, or host and port, or path"
 LISTENERS: Final = {
     "serve --listen 25": "--listen: '25' is no SCHEME://HOST:PORT or SCHEME://unix:PATH; schemes are smtp",
+    "serve --listen submision://*:587": "SCHEME://unix:PATH; did you mean submission://?",
+    "serve --listen SMTP://*:25": "SCHEME://unix:PATH; did you mean smtp://?",
+    "serve --listen lmtp:///run/l.sock": "'/run/l.sock' is not HOST:PORT; a unix socket is lmtp://unix:/run/l.sock",
     "serve --listen http://*:25": "schemes are smtp, smtps, submission, submissions, lmtp",
     "serve --listen smtp://": "smtp://: the host is missing; for all addresses of this machine say smtp://*:25",
     "serve --listen lmtp://unix:": "--listen: lmtp://unix:: path must be text and not empty, not ''",

@@ -46,6 +46,10 @@ def test_a_text_is_no_code(decision: Any) -> None:
         (lambda: Reject(550, "4.7.1"), "enhanced code 4.7.1 does not go with 550"),
         (lambda: Reject(450, "5.7.1"), "enhanced code 5.7.1 does not go with 450"),
         (lambda: Reject(enhanced="2.0.0"), "enhanced code 2.0.0 does not go with class 45"),
+        (
+            lambda: Reject(550, "Not here"),
+            r"'Not here' is not an enhanced status code such as 5.7.1 \(RFC 3463 §2\); a text is text=...",
+        ),
         (lambda: Reject(550, "5.7"), "'5.7' is not an enhanced status code"),
         (lambda: Reject(550, "5.07.1"), "'5.07.1' is not an enhanced status code"),
         (lambda: Reject(550, "5.7.1000"), "'5.7.1000' is not an enhanced status code"),

@@ -69,6 +69,41 @@ def test_what_has_no_reading_is_the_hook_s_error(place: str, value: object) -> N
         read_result(place, value, LOGIN)
 
 
+@pytest.mark.parametrize("place", [*PLACES, "on_command"])
+def test_what_was_not_awaited_decides_nothing_and_lets_nobody_in(place: str) -> None:
+    async def check() -> bool:
+        return False
+
+    forgotten = check()
+    with pytest.raises(
+        HookError,
+        match=rf"^{place} returned coroutine, which must be awaited: is there an `await` missing\?$",
+    ):
+        read_result(place, forgotten, LOGIN)
+    forgotten.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("on_rcpt_to", True, "on_rcpt_to returned bool; it may return None, Accept or Reject"),
+        (
+            "on_data",
+            b"",
+            "on_data returned bytes; it may return None, a text, Accept or Reject, in LMTP a list of these",
+        ),
+        (
+            "on_auth",
+            Reject,
+            "on_auth returned type; it may return None, Accept, Reject, Challenge, True or a user",
+        ),
+    ],
+)
+def test_the_error_says_what_the_hook_may_return(place: str, value: object, said: str) -> None:
+    with pytest.raises(HookError, match=f"^{said}$"):
+        read_result(place, value, LOGIN)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_hook_that_failed_is_451_and_421_before_the_session(place: str) -> None:
     assert failure(place).code == (421 if place in ("on_connect", "on_secure") else 451)

@@ -130,6 +130,9 @@ def test_only_options_of_a_server_are_the_options_of_a_server() -> None:
         TypeError, match=r"has the core's options only; a server takes smtpproto_server\.Options"
     ):
         ServerCore(core)
+    the_class: Any = Misspelt
+    with pytest.raises(TypeError, match=r"handler=\.\.\. say, not tests\.Misspelt$"):
+        ServerCore(the_class)
     other: Any = {"size": 1}
     with pytest.raises(
         TypeError, match=r"takes smtpproto_server\.Options or its fields, .* not builtins\.dict"
@@ -280,6 +283,12 @@ class Misspelt:
     def on_rcpt(self, address: object, session: object) -> None: ...
 
 
+class Camel:
+    def onMailFrom(self, address: object, session: object) -> None: ...  # noqa: N802 - the mistake
+
+    def on_data(self, stream: object, session: object) -> None: ...
+
+
 class Far:
     def on_zzz(self) -> None: ...
 
@@ -290,6 +299,7 @@ class Far:
     ("handler", "said"),
     [
         (Misspelt(), "Misspelt.on_rcpt is no hook; did you mean on_rcpt_to?"),
+        (Camel(), "Camel.onMailFrom is no hook; did you mean on_mail_from?"),
         (Far(), "Far.on_zzz is no hook; hooks are on_connect, "),
         (Far, "handler is the class Far; give an instance of it: handler=Far()"),
         (object(), "the handler object has no hook; hooks are on_connect, "),

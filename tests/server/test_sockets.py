@@ -56,6 +56,15 @@ def test_a_host_that_is_none_is_an_oserror() -> None:
         bind_tcp("no.such.host.invalid", 0, 5)
 
 
+def test_a_host_in_the_place_of_the_port_is_a_typeerror_that_says_so() -> None:
+    host: Any = "127.0.0.1"
+    port: Any = 2525
+    with pytest.raises(
+        TypeError, match=r"^the port comes first, then the host, and it is a number, not '127\.0\.0\.1'$"
+    ):
+        bind_tcp(port, host, 5)  # listen("127.0.0.1", 2525)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_port_that_is_none_leaves_no_socket_behind() -> None:
     with pytest.raises(OverflowError):
