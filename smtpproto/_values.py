@@ -33,7 +33,8 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return fields_of(self) == fields_of(other)
+        added, others = (getattr(each, "__dict__", None) for each in (self, other))  # by a subclass
+        return fields_of(self) == fields_of(other) and added == others
 
     __hash__: Any = None  # fields may change, or have none
 

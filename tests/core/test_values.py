@@ -16,6 +16,7 @@ from smtpproto import (
     AuthRequested,
     Challenge,
     CramMd5Credentials,
+    Credentials,
     DataFinished,
     Envelope,
     IncomingMessage,
@@ -204,6 +205,16 @@ def test_of_a_session_that_goes_on_the_old_one_stays_as_it_is() -> None:
     assert len(old.envelope.rcpt_to) == 1
     assert len(new.envelope.rcpt_to) == 2
     assert (old.after_reply_calls, new.after_reply_calls) == ([], [print])
+
+
+def test_credentials_of_a_mechanism_of_one_s_own_are_compared_by_what_they_add() -> None:
+    class Token(Credentials):
+        def __init__(self, token: str) -> None:
+            super().__init__("X-TOKEN", "ann")
+            self.token = token
+
+    assert Token("one") == Token("one")
+    assert Token("one") != Token("another")
 
 
 @pytest.mark.parametrize("call", [None, "text", test_a_session_can_be_copied_and_pickled.__doc__])
