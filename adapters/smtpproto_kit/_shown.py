@@ -52,9 +52,9 @@ def watch(server: ServerCore, given: Mapping[str, Any], usual: Mapping[str, Any]
         setattr(watched, name, _noting(f"method {name}", getattr(server, name)))
     emit = server.emit
 
-    def noting(event: str, *args: Any) -> None:
+    def noting(event: str, *args: Any, **how: Any) -> None:
         NOTED.add(f"event {event}")
-        emit(event, *args)
+        emit(event, *args, **how)
 
     watched.emit = noting
 

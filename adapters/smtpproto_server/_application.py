@@ -14,7 +14,7 @@ from smtpproto import ProtocolOptions
 from smtpproto.extending import successor
 from smtpproto_server._chain import parts_of
 from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, check_hook, check_names, is_hook, no_hook
-from smtpproto_server._log import LOG, about, about_event
+from smtpproto_server._log import LOG, about
 from smtpproto_server._options import Options
 from smtpproto_server._tls import TLS_OPTION_NAMES, TlsContexts
 
@@ -190,25 +190,26 @@ class Application:
         except KeyError:
             raise ValueError(f"no event {event!r}; there are {', '.join(EVENTS)}") from None
 
-    def emit(self, event: str, *args: Any) -> None:
-        """Call the listeners; what one of them raises is logged."""
+    def emit(self, event: str, *args: Any, extra: Mapping[str, str] | None = None) -> None:
+        """Call the listeners; what one of them raises is logged, with the fields `extra`."""
         for listener in tuple(self._listeners[event]):
             try:
                 listener(*args)
             except self.not_of_listeners:
                 raise
             except BaseException:
-                self.log.exception("a listener for %r raised", event, extra=about_event(args))
+                self.log.exception("a listener for %r raised", event, extra=extra)
 
     def report(self, error: BaseException, stage: str, session: Session | None, remote: str = "") -> None:
         """Log an error and emit it. `stage`: accept, proxy, tls, hook, socket or stream."""
         extra = about(session, remote)
         # A hook's error, or our own, is looked for in a program; one of the network is not.
         traceback = error if stage == "hook" or not isinstance(error, OSError) else None
-        text = f"{type(error).__name__}: {error}"
+        text = _said_of(error)
         name, remote = extra["session_id"] or "-", extra["remote_address"]
         self.log.error("%s [%s]: %s: %s", name, remote, stage, text, exc_info=traceback, extra=extra)
-        self.emit("error", error, {"stage": stage, "session": session, "remote_address": remote})
+        info = {"stage": stage, "session": session, "remote_address": remote}
+        self.emit("error", error, info, extra=extra)
 
     # --- connections --------------------------------------------------------------------------------
 
@@ -220,7 +221,7 @@ class Application:
             "id", "local_address", "local_port", "remote_address", "remote_port",
             "host_name_appears_as", "client_hostname",
         )  # fmt: skip
-        self.emit("connect", {name: getattr(session, name) for name in names})
+        self.emit("connect", {name: getattr(session, name) for name in names}, extra=about(session))
 
     def exchange(self, session: Session) -> Session:
         """A session to go on with, where a thread that cannot be ended keeps this one as it is now."""
@@ -306,6 +307,14 @@ def is_coroutine_function(hook: Callable[..., Any]) -> bool:
     while isinstance(hook, functools.partial):
         hook = hook.func
     return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
+
+
+def _said_of(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # noqa: BLE001 - an application's exception may have no text
+        return name
 
 
 def _system_resolver(ip: str) -> list[str]:

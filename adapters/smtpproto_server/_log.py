@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from smtpproto import Session
 
-__all__ = ["LOG", "about", "about_event"]
+__all__ = ["LOG", "about"]
 
 LOG: Final = logging.getLogger("smtpproto")
 
@@ -20,15 +20,6 @@ def about(session: Session | None, remote: str = "") -> Mapping[str, str]:
     if session is None:
         return {"session_id": "", "remote_address": remote}
     return {"session_id": session.id, "remote_address": session.remote_address}
-
-
-def about_event(args: tuple[Any, ...]) -> Mapping[str, str]:
-    """The same for an event of the server's that came with `args`."""
-    if not (args and isinstance(args[-1], dict)):
-        return about(None)
-    info = cast("dict[str, Any]", args[-1])
-    extra = about(info.get("session"), info["remote_address"])
-    return {**extra, "session_id": info["id"]} if "id" in info else extra
 
 
 def _complete(record: logging.LogRecord) -> bool:

@@ -46,6 +46,24 @@ def test_a_hook_that_ends_in_any_base_exception_has_failed(
         assert [type(error) for error, _ in server.errors] == [kind, kind]
 
 
+class UntoldError(Exception):
+    """It cannot be printed."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_exception_that_cannot_be_printed_is_an_error_like_others(runtime: Runtime) -> None:
+    def on_vrfy(*_: object) -> Hook:
+        yield runtime.pause(0)
+        raise UntoldError
+
+    with running(runtime, on_vrfy=on_vrfy) as server, server.client().greeted() as client:
+        assert client.say("VRFY x") == BROKEN
+        assert client.say("NOOP") == "250 2.0.0 OK"
+        assert [type(error) for error, _ in server.errors] == [UntoldError]
+
+
 def test_a_group_that_holds_one_reject_counts_as_that_reject(runtime: Runtime) -> None:
     def on_vrfy(*_: object) -> Hook:
         yield runtime.pause(0)
