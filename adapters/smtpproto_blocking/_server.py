@@ -368,11 +368,13 @@ class SMTPServer(ServerCore):
             threads.close()
         self.ending.close()
         self.wake.close()
-        self.managers.leave()
-        self._open = False
-        self.emit("close")
-        with self._change:
-            self._change.notify_all()
+        try:
+            self.managers.leave()
+        finally:
+            self._open = False
+            self.emit("close")
+            with self._change:
+                self._change.notify_all()
 
     def _wait_until(self, true: Callable[[], bool], seconds: float | None = None) -> None:
         """Wait for what comes true when a connection ends, or the server."""

@@ -326,10 +326,12 @@ class SMTPServer(ServerCore):
             self._empty.clear()
             if self.peers:
                 self._empty.wait(seconds)
-        with self._entering:
-            self.managers.leave()
-        self._ended.set()
-        self.emit("close")
+        try:
+            with self._entering:
+                self.managers.leave()
+        finally:
+            self._ended.set()
+            self.emit("close")
 
 
 def serve(server: SMTPServer, port: int = 0, host: str | None = None, **place: Unpack[Place]) -> None:

@@ -49,7 +49,7 @@ class Managers:
         take(self._entering(), _call)
 
     def leave(self) -> None:
-        """Leave those that were entered, the last one first. Errors are reported."""
+        """Leave those that were entered, the last one first, whatever one raises. Errors are reported."""
         take(self._leaving(), _call)
 
     async def enter_awaiting(self, in_thread: InThread) -> None:
@@ -92,6 +92,9 @@ class Managers:
                 yield self._managed(self._to_leave.pop(), "exit", None, None, None)
             except Exception as error:  # noqa: BLE001 - the others are to be left, too
                 self._server.report(error, "hook", None)
+            except BaseException:
+                yield from self._leaving()
+                raise
 
     def _is_manager(self, handler: object) -> bool:
         kind = type(handler)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+import smtpproto_blocking
 from smtpproto_kit import Client, running
 from smtpproto_kit._client import DEADLINE, wait_until
 from smtpproto_server import chain
@@ -183,3 +184,64 @@ def test_on_blocking_sockets_the_handler_is_left_if_the_system_has_no_thread(
         assert notes == ["entered", "left"]
         server.listen(0, "127.0.0.1")
     assert notes == ["entered", "left"] * 2
+
+
+class Cancels:
+    """A handler with a task, which it cancels and awaits when it is left."""
+
+    async def __aenter__(self) -> None:
+        self.task = asyncio.create_task(asyncio.sleep(DEADLINE))
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await self.task
+
+    def on_close(self, session: object) -> None: ...
+
+
+def test_on_asyncio_the_cancelled_error_of_a_handler_s_task_keeps_no_other_from_being_left() -> None:
+    tasks = Tasks("asyncio")
+    with running("asyncio", handler=chain(tasks, Cancels())) as server:
+        server.close()
+        assert tasks.notes == ["entered", "left"]
+
+
+class Odd(BaseException): ...
+
+
+class Breaks:
+    """A handler whose end is no Exception."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        raise Odd
+
+    def on_close(self, session: object) -> None: ...
+
+
+def test_on_blocking_sockets_a_server_is_closed_whatever_its_handler_raises() -> None:
+    server = smtpproto_blocking.SMTPServer(handler=Breaks(), auth_optional=True)
+    closed: list[bool] = []
+    server.on("close", lambda: closed.append(True))
+    for _ in range(2):
+        server.listen(0, "127.0.0.1")
+        with pytest.raises(Odd):
+            server.close()
+        server.wait_closed()
+        server.close()  # it is
+    assert closed == [True, True]
+
+
+def test_on_gevent_a_server_is_closed_whatever_its_handler_raises() -> None:
+    gevent = pytest.importorskip("gevent")
+    smtpproto_gevent = pytest.importorskip("smtpproto_gevent")
+    server = smtpproto_gevent.SMTPServer(handler=Breaks(), auth_optional=True)
+    closed: list[bool] = []
+    server.on("close", lambda: closed.append(True))
+    for _ in range(2):
+        server.listen(0, "127.0.0.1")
+        server.close()
+        with gevent.Timeout(DEADLINE):
+            server.wait_closed()
+    assert closed == [True, True]

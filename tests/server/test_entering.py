@@ -22,13 +22,19 @@ class Hooks:
 class Plain(Hooks):
     """A context manager, which notes what it is told."""
 
-    def __init__(self, notes: list[Any], name: str = "plain", fault: str = "") -> None:
-        self.notes, self.name, self.fault = notes, name, fault
+    def __init__(
+        self,
+        notes: list[Any],
+        name: str = "plain",
+        fault: str = "",
+        kind: type[BaseException] = ValueError,
+    ) -> None:
+        self.notes, self.name, self.fault, self.kind = notes, name, fault, kind
 
     def note(self, what: str, *args: object) -> None:
         self.notes.append((self.name, what, *args))
         if self.fault == what:
-            raise ValueError(f"{self.name} {what}")
+            raise self.kind(f"{self.name} {what}")
 
     def __enter__(self) -> None:
         self.note("enter")
@@ -114,6 +120,21 @@ def test_what_is_raised_on_leaving_is_reported_and_the_others_are_left() -> None
     server.managers.leave()
     assert [each[:2] for each in notes[2:]] == [("b", "exit"), ("a", "exit")]
     assert errors == [("b exit", {"stage": "hook", "session": None, "remote_address": ""})]
+
+
+class Odd(BaseException):
+    """As the CancelledError of a task that was cancelled and awaited."""
+
+
+def test_also_after_what_is_no_exception_the_others_are_left() -> None:
+    notes: list[Any] = []
+    server = PlainOnly(handler=chain(Plain(notes, "a"), Plain(notes, "b", "exit", Odd), Plain(notes, "c")))
+    for _ in range(2):
+        server.managers.enter()
+        with pytest.raises(Odd, match="b exit"):
+            server.managers.leave()
+        assert [each[:2] for each in notes[3:]] == [("c", "exit"), ("b", "exit"), ("a", "exit")]
+        notes.clear()
 
 
 def test_what_is_forgotten_is_not_left() -> None:
