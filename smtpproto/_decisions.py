@@ -110,7 +110,8 @@ class Reject(Exception):  # noqa: N818 - a decision that may also be raised, not
 
     def __str__(self) -> str:
         """As `parse` reads it; what is None is left out, or for the code the place's most frequent one."""
-        lines = (self.text,) if isinstance(self.text, str) else self.text or ("",)
+        texts = (self.text,) if isinstance(self.text, str) else self.text or ()
+        lines = [line for text in texts for line in text.splitlines() or ("",)] or [""]
         code = self.code or _code_like(self.enhanced or "5", 550)
         coded = f"{self.enhanced} " if self.enhanced else ""
         *first, last = [f"{coded}{line}".rstrip() for line in lines]

@@ -93,9 +93,11 @@ class Envelope(Value):
 
     def copy(self) -> Envelope:
         """One that does not change any more."""
-        new = copy.copy(self)
-        new._recipients = self.rcpt_to
-        return new
+        return copy.copy(self)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """For copies and pickles: the recipients as they are now."""
+        return None, {**fields_of(self), "_recipients": self.rcpt_to}
 
     def __eq__(self, other: object) -> bool:
         return self.facts() == other.facts() if isinstance(other, Envelope) else NotImplemented
@@ -250,7 +252,7 @@ class Session(_Settable[User, State]):
 def successor(session: Session) -> Session:
     """The session to go on with, where a hook that cannot be ended keeps this one as it is now."""
     new, present = copy.copy(session), session.envelope
-    new._envelope = copy.copy(present)  # it grows with the transaction
-    present._recipients = present.rcpt_to
+    # The core's list goes with the new one, and grows with the transaction.
+    new._envelope._recipients, present._recipients = present._recipients, present.rcpt_to
     new._after_reply_calls, session._after_reply_calls = session._after_reply_calls, []
     return new

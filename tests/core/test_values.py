@@ -217,6 +217,17 @@ def test_credentials_of_a_mechanism_of_one_s_own_are_compared_by_what_they_add()
     assert Token("one") != Token("another")
 
 
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled, Envelope.copy])
+def test_a_copy_of_an_envelope_does_not_grow_with_the_transaction(again: Any) -> None:
+    outcome = converse(EHLO, MAIL, RCPT)
+    envelope = outcome.session.envelope
+    other = again(envelope)
+    assert other == envelope
+    outcome.connection.recipients.append(Address("late@y.test"))
+    assert len(other.rcpt_to) == 1
+    assert len(envelope.rcpt_to) == 2
+
+
 @pytest.mark.parametrize("call", [None, "text", test_a_session_can_be_copied_and_pickled.__doc__])
 def test_after_reply_takes_what_can_be_called(call: Any) -> None:
     with pytest.raises(TypeError, match="after_reply takes a plain function, not"):
@@ -326,6 +337,13 @@ def test_a_refusal_is_read_from_a_reply_and_written_as_one(line: str, refusal: R
     assert Reject.parse(line) == refusal
     assert Reject.parse(str(refusal)) == refusal
     assert str(refusal) == line.replace("\r\n", "\n")
+
+
+def test_a_text_with_line_breaks_is_written_as_the_lines_that_are_sent() -> None:
+    for text in ("a\r\n450 b", ["a", "450 b"], ["a\n450 b"]):
+        refusal = Reject(550, text=text)
+        assert str(refusal) == "550-a\n550 450 b"
+        assert Reject.parse(str(refusal)) == Reject(550, text=["a", "450 b"])
 
 
 def test_a_reply_as_smtplib_hands_it_out_can_be_read() -> None:
