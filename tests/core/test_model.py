@@ -162,7 +162,10 @@ def envelope_facts(envelope: Any) -> Facts:
         "require_tls": envelope.require_tls, "declared_size": envelope.declared_size,
         "ret": envelope.dsn.ret, "envid": envelope.dsn.envid,
     }  # fmt: skip
-    rcpt_to = [(each.address, dict(each.args), each.dsn.notify, each.dsn.orcpt) for each in envelope.rcpt_to]
+    rcpt_to = [
+        (each.address, dict(each.args), each.dsn.notify and [*each.dsn.notify], each.dsn.orcpt)
+        for each in envelope.rcpt_to
+    ]
     return (envelope.mail_from.address, dict(envelope.mail_from.args), facts, rcpt_to)
 
 
