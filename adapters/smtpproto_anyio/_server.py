@@ -523,7 +523,7 @@ class SMTPServer(ServerCore):
                 await anyio.sleep(listener.pause)
 
     async def _close(self, done: anyio.Event) -> None:
-        self.closings += 1
+        self.close_begins()
         try:
             for seconds in self.closing():
                 self._empty = anyio.Event()

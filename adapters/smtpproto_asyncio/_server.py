@@ -468,7 +468,7 @@ class SMTPServer(ServerCore):
             listener.release = self.loop.call_later(listener.pause, self._accept_from, listener).cancel
 
     async def _close(self) -> None:
-        self.closings += 1
+        self.close_begins()
         for seconds in self.closing():
             self._empty = asyncio.Event()
             if self.peers:

@@ -152,7 +152,7 @@ class Connection(PlainDriver):
     def cancel_hook(self) -> None:
         """The hook goes on, and the connection without it."""
         began, looks_up = self.due_call is None, self.hook_name == "resolver"
-        self.due_call = None
+        self.due_call: Callable[[], Any] | None = None
         self._done()
         if began:
             if self.job is not None and not looks_up:
@@ -334,7 +334,7 @@ class SMTPServer(ServerCore):
 
         At the latest that is 6 seconds after `close_timeout`. A second call waits for the first.
         """
-        self.closings += 1
+        self.close_begins()
         with self._closing:
             # In a signal handler, which may have come within: the call below it goes on.
             if self._in_closing or not self._open:

@@ -20,6 +20,7 @@ from smtpproto_server.adapting import PARTED, PlainDriver, ServerCore, outcome
 
 if TYPE_CHECKING:
     import socket
+    import threading
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
@@ -211,8 +212,8 @@ class SMTPServer(ServerCore):
         super().__init__(options, **fields)
         # Nothing switches while they are held. A patched process has locks that are Python code: a signal
         # that interrupts it would leave them locked for ever.
-        self.counting = get_original("_thread", "RLock")()
-        self.verdicts = get_original("_thread", "allocate_lock")()
+        self.counting: threading.RLock = get_original("_thread", "RLock")()
+        self.verdicts: threading.Lock = get_original("_thread", "allocate_lock")()
         self._hub: Any = None
         self.lookups: ThreadPool
         """Threads for reverse DNS; the hub's are for others."""
@@ -321,7 +322,7 @@ class SMTPServer(ServerCore):
             done.release()
 
     def _close(self) -> None:
-        self.closings += 1
+        self.close_begins()
         for seconds in self.closing():
             self._empty.clear()
             if self.peers:

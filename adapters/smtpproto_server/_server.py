@@ -71,6 +71,10 @@ class ServerCore(Application):
 
     # --- listening and closing ----------------------------------------------------------------------
 
+    def close_begins(self) -> None:
+        """What `close` does first."""
+        self.closings += 1
+
     def prepare(self) -> None:
         """What `listen` does first: build contexts."""
         self.contexts  # noqa: B018 - built for its faults

@@ -173,7 +173,7 @@ class SMTPServer(ServerCore):
         if threading.current_thread() is self.thread:  # a listener for one of the server's events
             threading.Thread(target=self.close).start()
             return
-        self.closings += 1
+        self.close_begins()
         with self.lock:
             if self.thread is None or self.is_closing:
                 self.wait_closed()
