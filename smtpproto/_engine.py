@@ -101,13 +101,7 @@ class Engine(Core):
     says what is awaited, send what `data_to_send` gives. Ready-made: `Connection`, which makes
     events of the questions.
 
-    `local` and `remote` are the socket's addresses as (address, port), ("", 0) for a unix socket,
-    `listener` the name of the place it came in by.
-    `ask` names optional questions (`OPTIONAL_QUESTIONS`). `tls_available` says whether a handshake
-    could be made. `entropy` (16 octets or more, secret and new for each connection) and `started`
-    (seconds since the epoch) are what CRAM-MD5 challenges are made of.
-
-    Raises ConfigurationError if the options need what was not given.
+    What it is made with, and what that raises, is described at `Connection`.
     """
 
     __slots__ = ("max_recipients", "reads_plain", "undisturbed")

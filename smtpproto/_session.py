@@ -10,7 +10,7 @@ import inspect
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from smtpproto._values import ReadOnly, Value, fields_of
+from smtpproto._values import ReadOnly, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ class MessageDsn(NamedTuple):
 _NO_DSN: Final = MessageDsn()
 
 
-class Envelope(Value):
+class Envelope:
     """The envelope of one mail transaction; a new one begins wherever a transaction ends."""
 
     __slots__ = (
@@ -91,10 +91,6 @@ class Envelope(Value):
         facts = {name.removeprefix("_"): value for name, value in fields_of(self).items()}
         return {"mail_from": facts.pop("mail_from"), "rcpt_to": tuple(facts.pop("recipients")), **facts}
 
-    def copy(self) -> Envelope:
-        """One that does not change any more."""
-        return copy.copy(self)
-
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
         """For copies and pickles: the recipients as they are now."""
         return None, {**fields_of(self), "_recipients": self.rcpt_to}
@@ -108,18 +104,7 @@ class Envelope(Value):
         return f"<Envelope from {self.mail_from!r} to {[*self.rcpt_to]!r}>"
 
 
-class _Settable(_Generic[User, State]):
-    """What an application may set of a session."""
-
-    __slots__ = ("state", "user")
-
-    user: User | None
-    """What the login gave, None without one. Set in `on_secure` it is a login by certificate."""
-    state: State
-    """The application's own; None until it is set."""
-
-
-class Session(_Settable[User, State]):
+class Session(_Generic[User, State]):
     """One connection, as events and hooks see it: `Session`, or `Session[User, State]` for checkers of types.
 
     Its fields are read-only, but for `state`, `user`, and attributes of your own.
@@ -130,9 +115,13 @@ class Session(_Settable[User, State]):
         "__dict__", "_after_reply_calls", "_client_hostname", "_close_reason", "_envelope", "_error",
         "_host_name_appears_as", "_id", "_listener", "_lmtp", "_local_address", "_local_port",
         "_opening_command", "_peer_certificate", "_proxy", "_remote_address", "_remote_port", "_secure",
-        "_servername", "_tls_options", "_transaction", "_xclient", "_xforward",
+        "_servername", "_tls_options", "_transaction", "_xclient", "_xforward", "state", "user",
     )  # fmt: skip
 
+    user: User | None
+    """What the login gave, None without one. Set in `on_secure` it is a login by certificate."""
+    state: State
+    """The application's own; None until it is set."""
     id: ReadOnly[str] = ReadOnly()
     """Sixteen characters 0-9a-v, or what the adapter was handed."""
     listener: ReadOnly[str] = ReadOnly()
@@ -209,8 +198,8 @@ class Session(_Settable[User, State]):
         self._error: str | None = None
         self._close_reason: str | None = None
         self._after_reply_calls: list[Callable[[], object]] = []
-        self.user: User | None = None
-        self.state: State = None  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue] - until it is set
+        self.user = None
+        self.state = None  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue] - until it is set
 
     @property
     def transmission_type(self) -> str:
@@ -242,7 +231,7 @@ class Session(_Settable[User, State]):
     def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """For copies and pickles: what is to be called after a reply is called once, and for this one."""
         return self.__dict__, {
-            **fields_of(self), "_envelope": self.envelope.copy(), "_after_reply_calls": list[Any]()
+            **fields_of(self), "_envelope": copy.copy(self.envelope), "_after_reply_calls": list[Any]()
         }  # fmt: skip
 
     def __repr__(self) -> str:

@@ -368,9 +368,7 @@ class SMTPServer(ServerCore):
             raise RuntimeError("listen() needs the server's task group: use `async with server:` around it")
         closings = await self._open()
         listeners = await to_thread.run_sync(self.binding(port, host, **place))
-        if self.closings != closings:
-            for listener in listeners:
-                listener.close()
+        if self.overtaken(closings, *listeners):
             return self
         self._tasks.start_soon(self._keep_time, name="smtpproto time")
         for listener in listeners:
@@ -384,8 +382,7 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        if await self._open() != self.closings:
-            sock.close()
+        if self.overtaken(await self._open(), sock):
             return
         connection = self.admit(sock, anyio.current_time, **identity)
         if connection is None:

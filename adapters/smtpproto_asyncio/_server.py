@@ -356,9 +356,7 @@ class SMTPServer(ServerCore):
         """
         closings = await self._open()
         listeners = await self.loop.run_in_executor(None, self.binding(port, host, **place))
-        if self.closings != closings:
-            for listener in listeners:
-                listener.close()
+        if self.overtaken(closings, *listeners):
             return self
         for listener in listeners:
             self._accept_from(listener)
@@ -369,8 +367,7 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        if await self._open() != self.closings:
-            sock.close()
+        if self.overtaken(await self._open(), sock):
             return
         connection: Connection | None = self.admit(sock, self._clock, **identity)
         if connection is None:

@@ -56,7 +56,7 @@ class Connection(PlainDriver):
     ) -> None:
         self.lock: threading.RLock = threading.RLock()
         self._polling: threading.Lock = threading.Lock()
-        """Held while a thread waits for the client, so one that a hook left behind, reading, goes first."""
+        """Held while a thread waits for the client; the thread of a hook that was given up may be one."""
         self.job: Job | None = None
         """The work of the thread that serves it."""
         self._timer_at: float = NEVER
@@ -289,9 +289,7 @@ class SMTPServer(ServerCore):
         for listener in listeners:
             listener.release = partial(_join, accepting)
         self.listening(listeners)
-        if self.closings != closings:  # a signal handler has closed the server meanwhile
-            for listener in listeners:
-                listener.close()
+        if self.overtaken(closings, *listeners):  # a signal handler has closed the server meanwhile
             self.listeners.clear()
             self.close()
         return self
@@ -301,9 +299,7 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        closings = self._begin()
-        if self.closings != closings:  # as in `listen`
-            sock.close()
+        if self.overtaken(self._begin(), sock):  # as in `listen`
             self.close()
             return
         connection = self.connect(sock, **identity)

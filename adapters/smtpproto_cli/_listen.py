@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from smtpproto_cli._faults import Fault
 from smtpproto_cli._places import Place
 from smtpproto_cli._settings import acceptable, is_option
-from smtpproto_server.adapting import LISTENER_OPTIONS
+from smtpproto_server.adapting import LISTENER_OPTIONS, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,11 +111,8 @@ def _insist_on_key(key: str, origin: str) -> None:
         return
     if is_option(key):
         raise Fault(f"{origin}: {key} is the same for all listeners; write it before the first [[listen]]")
-    near = get_close_matches(key.lower().replace("-", "_"), KEYS, n=1)
-    raise Fault(
-        f"{origin}: there is no {key!r} here; "
-        + (f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}")
-    )
+    hint = nearest(key, KEYS) or f"there are {', '.join(KEYS)}"
+    raise Fault(f"{origin}: there is no {key!r} here; {hint}")
 
 
 def _text(value: Any, key: str, origin: str) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from smtpproto_cli._faults import Fault
 from smtpproto_server import Options
-from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS
+from smtpproto_server.adapting import HOOKS, OPTIONAL_HOOKS, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -130,8 +129,7 @@ def _insist_on_name(name: str, origin: str) -> None:
         raise Fault(f"{origin}: {name} takes a Python object; set it in a program of your own")
     if name in FLAGS:
         raise Fault(f"{origin}: {name} is no option of the server; say it on the command line")
-    near = get_close_matches(name.lower().replace("-", "_"), _CHECKS, n=1)
-    hint = f"did you mean {near[0]}?" if near else "the names are those of smtpproto_server.Options"
+    hint = nearest(name, _CHECKS) or "the names are those of smtpproto_server.Options"
     raise Fault(f"{origin}: there is no option {_shown(name)}; {hint}")
 
 

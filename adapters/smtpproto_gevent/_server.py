@@ -232,9 +232,7 @@ class SMTPServer(ServerCore):
         """
         closings = self._open()
         listeners = gevent.get_hub().threadpool.apply(self.binding(port, host, **place))
-        if self.closings != closings:
-            for listener in listeners:
-                listener.close()
+        if self.overtaken(closings, *listeners):
             return self
         for listener in listeners:
             listener.release = gevent.spawn(self._accept, listener).kill
@@ -245,8 +243,7 @@ class SMTPServer(ServerCore):
 
         The socket belongs to the server from here on. Options of its own are as in `listen`.
         """
-        if self._open() != self.closings:
-            sock.close()
+        if self.overtaken(self._open(), sock):
             return
         connection: Connection | None = self.admit(sock, time.monotonic, **identity)
         if connection is not None:

@@ -266,8 +266,8 @@ class Application:
             name: Any = cast("list[Any]", result)[0]
             if isinstance(name, str) and name.isascii() and name.isprintable() and name and " " not in name:
                 return name
-        told = session.id, session.remote_address, cast("object", result)
-        self.log.debug("%s: [%s] has no usable name: %r", *told, extra=about(session))
+        unusable = session.id, session.remote_address, cast("object", result)
+        self.log.debug("%s: [%s] has no usable name: %r", *unusable, extra=about(session))
         return ""
 
     # --- TLS ----------------------------------------------------------------------------------------

@@ -113,8 +113,8 @@ def check_handler(handler: Any) -> None:
         name = handler.__qualname__
         raise TypeError(f"handler is the class {name}; give an instance of it: handler={name}()")
     check_names(handler)
-    hooks = {name: hook for name in ARGUMENTS if (hook := getattr(handler, name, None)) is not None}
-    hooks.pop("resolver", None)
+    names = (*HOOKS, *OPTIONAL_HOOKS)
+    hooks = {name: hook for name in names if (hook := getattr(handler, name, None)) is not None}
     if not hooks:
         raise TypeError(f"the handler {type(handler).__qualname__} has no hook; {_known_hooks()}")
     for name, hook in hooks.items():
@@ -125,7 +125,7 @@ def check_names(owner: object) -> None:
     """Raise TypeError if a method is called like a hook and is none."""
     for name in dir(owner):
         if _like_a_hook(name) and not is_hook(name) and callable(getattr(owner, name, None)):
-            raise TypeError(f"{type(owner).__qualname__}.{name} is no hook; {_meant(name)}")
+            raise TypeError(f"{type(owner).__qualname__}.{no_hook(name)}")
 
 
 def check_hook(name: str, hook: Any) -> None:
@@ -153,7 +153,7 @@ def is_hook(name: str) -> bool:
 
 
 def no_hook(name: str) -> str:
-    """What to say of an attribute of a server that is called like a hook and is none."""
+    """What to say of an attribute that is called like a hook and is none."""
     return f"{name} is no hook; {_meant(name)}"
 
 
@@ -167,9 +167,8 @@ def _like_a_hook(name: str) -> bool:
     return name.startswith("on_") or name.lower() in _RUN_TOGETHER
 
 
-_RUN_TOGETHER: Final = {
-    name.replace("_", ""): name for name in (*HOOKS, *OPTIONAL_HOOKS)
-}  # onRcptTo in lower case
+# By their names in camel case, onRcptTo, as they are in lower case.
+_RUN_TOGETHER: Final = {name.replace("_", ""): name for name in (*HOOKS, *OPTIONAL_HOOKS)}
 
 
 def _meant(name: str) -> str:

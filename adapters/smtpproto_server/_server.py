@@ -75,6 +75,14 @@ class ServerCore(Application):
         """What `close` does first."""
         self.closings += 1
 
+    def overtaken(self, closings: int, *opened: Listener | socket.socket) -> bool:
+        """Whether `close` has begun since it had begun so often; then what was opened is closed."""
+        if self.closings == closings:
+            return False
+        for each in opened:
+            each.close()
+        return True
+
     def prepare(self) -> None:
         """What `listen` does first: build contexts."""
         self.contexts  # noqa: B018 - built for its faults

@@ -9,7 +9,7 @@ from smtpproto_server._application import EVENTS, Application, is_coroutine_func
 from smtpproto_server._clocks import NEVER
 from smtpproto_server._driver import PARTED, Driver, Wait
 from smtpproto_server._entering import Managers
-from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS
+from smtpproto_server._handlers import HOOKS, OPTIONAL_HOOKS, nearest
 from smtpproto_server._listener import Arrival, Listener
 from smtpproto_server._option_fields import LISTENER_OPTIONS, ListenerFields, TlsFields
 from smtpproto_server._plain import PlainDriver
@@ -36,6 +36,6 @@ __all__ = [
     "Driver", "Identity", "Job", "Listener", "ListenerFields", "Managers", "MessageStream", "Place",
     "PlainDriver", "ServerCore", "SocketAddress", "SocketDriver", "Threads", "Timers", "TlsChannel",
     "TlsContexts", "TlsFields", "Wait", "Worker", "bind_tcp", "bind_unix", "has_octets",
-    "is_coroutine_function", "listener_address", "outcome",
+    "is_coroutine_function", "listener_address", "nearest", "outcome",
     "socket_address",
 ]  # fmt: skip

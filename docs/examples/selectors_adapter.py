@@ -150,9 +150,7 @@ class SMTPServer(ServerCore):
         closings = self.open()
         listeners = self.binding(port, host, **place)()
         with self.lock:
-            if closings != self.closings:  # `close` has overtaken us
-                for listener in listeners:
-                    listener.close()
+            if self.overtaken(closings, *listeners):
                 return self
             for listener in listeners:
                 self.accept_from(listener)

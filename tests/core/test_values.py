@@ -217,7 +217,7 @@ def test_credentials_of_a_mechanism_of_one_s_own_are_compared_by_what_they_add()
     assert Token("one") != Token("another")
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled, Envelope.copy])
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
 def test_a_copy_of_an_envelope_does_not_grow_with_the_transaction(again: Any) -> None:
     outcome = converse(EHLO, MAIL, RCPT)
     envelope = outcome.session.envelope
